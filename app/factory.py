@@ -1,0 +1,114 @@
+"""Wiring, nothing else: settings, keys, database, Redis, rooms. One application for each plane and process."""
+
+from flask import Flask
+from flask_migrate import Migrate
+from flask_wtf.csrf import CSRFProtect
+from redis import Redis
+from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.routing import IntegerConverter
+
+from app import cli, shell
+from app.audit import actions as audit_actions
+from app.audit.api import api as audit_api
+from app.audit.pages import pages as audit_pages
+from app.kernel import edges, i18n
+from app.kernel.context import Ops, Plane, attach
+from app.kernel.db import db, engine_options, prepare_engine
+from app.kernel.secrets import Keys, create_missing_keys, load_keys
+from app.people.api import api as people_api
+from app.people.identity import identify
+from app.people.pages import pages as people_pages
+from app.settings.api import api as settings_api
+from app.settings.pages import pages as settings_pages
+from app.system.api import api as system_api
+from app.system.pages import pages as system_pages
+from app.system.pages import styleguide_pages
+from config import Settings
+
+PAGES = (people_pages, audit_pages, settings_pages, system_pages)
+API_ROOMS = (people_api, audit_api, settings_api, system_api)
+
+
+class IdConverter(IntegerConverter):
+    """A row's number. What no database could hold is simply not found."""
+
+    regex = r"[1-9]\d{0,18}"
+
+    def to_python(self, value: str) -> int:
+        return min(int(value), 2**63 - 1)
+
+
+def create_app(settings: Settings, plane: Plane = "web", keys: Keys | None = None) -> Flask:
+    """An application with everything attached and nothing opened: connections are made when they are needed."""
+    app = Flask("app", root_path=str(settings.root_path), static_folder="static", template_folder="templates")
+    app.url_map.converters["id"] = IdConverter
+    redis = Redis.from_url(settings.redis_url, socket_timeout=5, socket_connect_timeout=2, health_check_interval=30)
+    if keys is None:
+        create_missing_keys(settings)
+    attach(app, Ops(settings, keys or load_keys(settings), redis, plane))
+    _configure(app, settings)
+    _install_database(app, settings)
+    i18n.install(app)
+    if plane == "web":
+        _install_web(app, settings)
+    cli.install(app)
+    return app
+
+
+def _configure(app: Flask, settings: Settings) -> None:
+    app.config.update(
+        SECRET_KEY=app.extensions["ops"].keys.form,
+        SESSION_COOKIE_NAME="ops_form",
+        SESSION_COOKIE_HTTPONLY=True,
+        SESSION_COOKIE_SAMESITE="Lax",
+        SESSION_COOKIE_SECURE=settings.public_url.startswith("https:"),
+        MAX_CONTENT_LENGTH=settings.server.http.max_body,
+        MAX_FORM_MEMORY_SIZE=settings.server.http.max_body,
+        WTF_CSRF_TIME_LIMIT=None,
+        WTF_CSRF_CHECK_DEFAULT=True,
+        BABEL_TRANSLATION_DIRECTORIES=str(settings.root_path / "app" / "translations"),
+        SQLALCHEMY_DATABASE_URI=settings.database_url,
+        SQLALCHEMY_ENGINE_OPTIONS=engine_options(settings),
+        SEND_FILE_MAX_AGE_DEFAULT=31536000,
+        JSON_SORT_KEYS=False,
+    )
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    if settings.server.http.trusted_proxies:
+        app.wsgi_app = TrustedProxies(app.wsgi_app, settings.server.http.trusted_proxies)  # type: ignore[method-assign]
+
+
+class TrustedProxies:
+    """Believes X-Forwarded-For and -Proto from the proxies we were told of, and from nobody else."""
+
+    def __init__(self, inner, networks: list[str]) -> None:  # type: ignore[no-untyped-def]
+        self._inner, self._networks = inner, networks
+        self._fixed = ProxyFix(inner, x_for=1, x_proto=1, x_host=1)
+
+    def __call__(self, environ, start_response):  # type: ignore[no-untyped-def]
+        peer = environ.get("REMOTE_ADDR") or "unix"
+        is_trusted = edges.is_within(peer, self._networks)
+        return (self._fixed if is_trusted else self._inner)(environ, start_response)
+
+
+def _install_database(app: Flask, settings: Settings) -> None:
+    db.init_app(app)
+    Migrate(app, db, directory=str(settings.root_path / "migrations"), render_as_batch=True, compare_type=True)
+    audit_actions.listen_for_commits()
+    with app.app_context():
+        prepare_engine(db.engine)
+
+
+def _install_web(app: Flask, settings: Settings) -> None:
+    edges.install_before(app, identify)
+    csrf = CSRFProtect(app)
+    shell.install(app)
+    for blueprint in PAGES:
+        app.register_blueprint(blueprint)
+    for room in API_ROOMS:
+        csrf.exempt(room.blueprint)
+        app.register_blueprint(room.blueprint)
+    if settings.server.development:
+        app.register_blueprint(styleguide_pages)
+    app.extensions["api_rooms"] = API_ROOMS
+    edges.install_after(app, audit_actions.record_refusal)

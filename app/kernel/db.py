@@ -1,0 +1,181 @@
+"""The database: engine, sessions, transactions and their locking, the same for SQLite and MySQL/MariaDB.
+
+SQLite and greenlets: a statement that waits for a lock inside SQLite freezes the whole process, and a transaction that
+reads first and writes later fails at once. So writing transactions begin with BEGIN IMMEDIATE, never wait inside
+SQLite, and take turns by a lock of our own. Features see none of this.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy import Connection, Engine, MetaData, event
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.orm import DeclarativeBase, Session
+
+from app.kernel.errors import DatabaseAway
+from config import Settings
+
+Result = TypeVar("Result")
+
+NAMING = {
+    "ix": "ix_%(column_0_N_label)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+TABLE_OPTIONS = {
+    "mysql_engine": "InnoDB",
+    "mysql_charset": "utf8mb4",
+    "mysql_collate": "utf8mb4_bin",
+    "sqlite_autoincrement": True,  # a deleted row's number is never given to another one
+}
+SQLITE_PATIENCE_S = 10.0
+AWAY_CODES = {1040, 1053, 1927, 2002, 2003, 2006, 2013, 2014, 2055}
+DEADLOCK_CODES = {1205, 1213}
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(naming_convention=NAMING)
+    __table_args__: Any = TABLE_OPTIONS
+
+
+db = SQLAlchemy(model_class=Base)
+_reads_only: ContextVar[bool] = ContextVar("reads_only", default=False)
+
+
+@contextmanager
+def reading(is_reading: bool = True) -> Iterator[None]:
+    """Transactions begun inside only read (or not), so they neither take nor wait for the write lock."""
+    token = _reads_only.set(is_reading)
+    try:
+        yield
+    finally:
+        _reads_only.reset(token)
+
+
+def set_reads_only(is_reading: bool) -> None:
+    """The same for the rest of the current request or job."""
+    _reads_only.set(is_reading)
+
+
+def engine_options(settings: Settings) -> dict[str, Any]:
+    """What `create_engine` is told for these settings."""
+    if settings.database_url.startswith("sqlite"):
+        return {"connect_args": {"timeout": 0, "check_same_thread": False}, "pool_size": 20, "max_overflow": 20}
+    part = settings.database
+    return {
+        "isolation_level": "READ COMMITTED",
+        "pool_size": part.max_idle_conns,
+        "max_overflow": max(0, part.max_open_conns - part.max_idle_conns),
+        "pool_timeout": 10,
+        "pool_recycle": int(part.conn_max_lifetime),
+        "pool_pre_ping": True,
+        "connect_args": {
+            "charset": "utf8mb4",
+            "connect_timeout": 5,
+            "read_timeout": 60,
+            "write_timeout": 60,
+            "init_command": "SET time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION',"
+            " innodb_lock_wait_timeout = 10",
+        },
+    }
+
+
+def prepare_engine(engine: Engine) -> None:
+    """Teach an engine our locking. Called once for each engine, before its first connection."""
+    if engine.dialect.name == "sqlite":
+        _SqliteTurns(engine)
+
+
+class _SqliteTurns:
+    """Writers of one process take turns by a lock; other processes are waited for in short, cooperative steps."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._lock = threading.Lock()
+        event.listen(engine, "connect", self._on_connect)
+        event.listen(engine, "begin", self._on_begin)
+        event.listen(engine, "commit", self._release)
+        event.listen(engine, "rollback", self._release)
+        event.listen(engine, "checkin", lambda _dbapi, record: self._release_info(record.info))
+        event.listen(engine, "invalidate", lambda _dbapi, record, _error: self._release_info(record.info))
+
+    @staticmethod
+    def _on_connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "temp_store = MEMORY"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    def _on_begin(self, connection: Connection) -> None:
+        if _reads_only.get():
+            connection.exec_driver_sql("BEGIN")
+            return
+        deadline = time.monotonic() + SQLITE_PATIENCE_S
+        if not self._lock.acquire(timeout=SQLITE_PATIENCE_S):
+            raise DatabaseAway(retry_after_s=1)
+        connection.info["has_write_turn"] = True
+        try:
+            _begin_immediate(connection, deadline)
+        except BaseException:
+            self._release(connection)
+            raise
+
+    def _release(self, connection: Connection) -> None:
+        if not connection.invalidated:
+            self._release_info(connection.info)
+
+    def _release_info(self, info: dict[Any, Any]) -> None:
+        if info.pop("has_write_turn", False):
+            self._lock.release()
+
+
+def _begin_immediate(connection: Connection, deadline: float) -> None:
+    pause_s = 0.001
+    while True:
+        try:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            return
+        except OperationalError as error:
+            if "locked" not in str(error.orig) and "busy" not in str(error.orig):
+                raise
+            if time.monotonic() > deadline:
+                raise DatabaseAway(retry_after_s=1) from error
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 2, 0.05)
+
+
+def is_deadlock(error: BaseException) -> bool:
+    """Whether the database undid a transaction only because of another one: doing it again is right."""
+    return isinstance(error, OperationalError) and _code(error) in DEADLOCK_CODES
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether the database cannot be reached, as opposed to having refused a statement."""
+    if not isinstance(error, DBAPIError):
+        return False
+    return error.connection_invalidated or _code(error) in AWAY_CODES or "unable to open database" in str(error.orig)
+
+
+def _code(error: DBAPIError) -> int:
+    arguments = getattr(error.orig, "args", ())
+    return arguments[0] if arguments and isinstance(arguments[0], int) else 0
+
+
+def in_transaction(session: Session, work: Callable[[], Result], attempts: int = 4) -> Result:
+    """Do `work` and commit; after a deadlock, undo and do it again. The only place where requests and jobs commit."""
+    for attempt in range(1, attempts + 1):
+        try:
+            result = work()
+            session.commit()
+            return result
+        except Exception as error:
+            session.rollback()
+            if attempt == attempts or not is_deadlock(error):
+                raise
+            time.sleep(0.01 * attempt)
+    raise AssertionError("unreachable")

@@ -1,0 +1,59 @@
+"""CSV and JSON of what a list shows."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from flask import Response, stream_with_context
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def csv_response(name: str, fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Response:
+    """A download for spreadsheets. The byte order mark is what makes Excel read UTF-8."""
+
+    def lines() -> Iterator[str]:
+        buffer = io.StringIO()
+        writer = csv.writer(buffer)
+        yield "\ufeff"
+        writer.writerow(fields)
+        for record in rows:
+            writer.writerow([_cell(record.get(field)) for field in fields])
+            if buffer.tell() > 32_000:
+                yield buffer.getvalue()
+                buffer.seek(0)
+                buffer.truncate()
+        yield buffer.getvalue()
+
+    return _download(lines(), f"{name}.csv", "text/csv")
+
+
+def json_response(name: str, rows: Iterable[Mapping[str, Any]]) -> Response:
+    def lines() -> Iterator[str]:
+        yield "["
+        for number, record in enumerate(rows):
+            yield (",\n" if number else "\n") + json.dumps(record, ensure_ascii=False)
+        yield "\n]\n"
+
+    return _download(lines(), f"{name}.json", "application/json")
+
+
+def jsonl_response(name: str, rows: Iterable[Mapping[str, Any]]) -> Response:
+    lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in rows)
+    return _download(lines, f"{name}.jsonl", "application/x-ndjson")
+
+
+def _download(lines: Iterator[str], file_name: str, mimetype: str) -> Response:
+    response = Response(stream_with_context(lines), mimetype=mimetype)
+    response.headers["Content-Disposition"] = f'attachment; filename="{file_name}"'
+    return response
+
+
+def _cell(value: Any) -> str:
+    """A cell that no spreadsheet runs as a formula."""
+    if value is None:
+        return ""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return f"'{text}" if isinstance(value, str) and text.startswith(FORMULA) else text

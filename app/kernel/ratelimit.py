@@ -1,0 +1,70 @@
+"""Counting requests and failures in fixed windows: in Redis for all processes, while it is away each alone."""
+
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+
+from flask import current_app
+from redis.exceptions import RedisError
+
+from app.kernel.context import ops
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How often something happened in the present window, and when that window ends."""
+
+    count: int
+    resets_in_s: int
+
+
+class LocalCounters:
+    """What one process counts by itself when Redis is away; bounded, oldest windows are forgotten first."""
+
+    MOST = 10_000
+
+    def __init__(self) -> None:
+        self._counts: dict[str, tuple[int, float]] = {}
+
+    def add(self, key: str, window_s: int, by: int) -> Usage:
+        present = time.monotonic()
+        count, ends = self._counts.get(key, (0, 0.0))
+        if ends <= present:
+            count, ends = 0, present + window_s
+        if by:
+            self._counts.pop(key, None)
+            self._counts[key] = (count + by, ends)
+            while len(self._counts) > self.MOST:
+                self._counts.pop(next(iter(self._counts)))
+        return Usage(count + by, max(1, int(ends - present)))
+
+    def forget(self, key: str) -> None:
+        self._counts.pop(key, None)
+
+
+def count(key: str, window_s: int, by: int = 1) -> Usage:
+    """Add to a counter and tell it; `by=0` only looks."""
+    name = f"rate:{key}"
+    try:
+        pipe = ops().redis.pipeline(transaction=False)
+        if by:
+            pipe.set(name, 0, ex=window_s, nx=True)
+            pipe.incrby(name, by)
+        else:
+            pipe.get(name)
+        pipe.ttl(name)
+        *_, counted, ttl = pipe.execute()
+        return Usage(int(counted or 0), max(1, ttl))
+    except RedisError:
+        return _local().add(name, window_s, by)
+
+
+def forget(key: str) -> None:
+    _local().forget(f"rate:{key}")
+    with suppress(RedisError):
+        ops().redis.delete(f"rate:{key}")
+
+
+def _local() -> LocalCounters:
+    counters: LocalCounters = current_app.extensions.setdefault("local_counters", LocalCounters())
+    return counters

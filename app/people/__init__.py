@@ -1,0 +1,1 @@
+"""People: users, their sign-ins, sessions and access tokens."""

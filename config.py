@@ -1,0 +1,538 @@
+"""Every setting of the Manager: its name, type, default, help text and whether it may change at run time.
+
+Values come from the command line, then `OPS_…` variables, then a YAML file, then the defaults below. All problems are
+reported together. Reading settings is all this module does: nobody is told about them, nothing is opened.
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+from urllib.parse import quote
+from zoneinfo import available_timezones
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h|d)?")
+UNIT_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, None: 1}
+EVERY_INTERFACE = "0.0.0.0"  # noqa: S104  what leaving the host out means
+SIZE = re.compile(r"(\d+)\s*(B|kB|KB|MB|GB|KiB|MiB|GiB)?")
+UNIT_BYTES = {
+    None: 1,
+    "B": 1,
+    "kB": 10**3,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+}
+
+
+def parse_duration(value: object) -> float:
+    """`90s`, `2h`, `1.5 m` or plain seconds, as seconds."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    match = DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("expected a duration such as 90s, 30m, 2h or 7d")
+    return float(match[1]) * UNIT_SECONDS[match[2]]
+
+
+def parse_size(value: object) -> int:
+    """`10MB`, `64KiB` or plain bytes, as bytes."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    match = SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("expected a size such as 512kB, 10MB or 1GiB")
+    return int(match[1]) * UNIT_BYTES[match[2]]
+
+
+def parse_list(value: object) -> object:
+    """A list may be written as one comma-separated string, which is all an environment variable can hold."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def check_address(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    if not port.isdigit() or not 0 <= int(port) <= 65535 or (":" in host and not host.startswith("[")):
+        raise ValueError("expected host:port, for instance 127.0.0.1:8080 or :8080 for every interface")
+    return value
+
+
+def check_url(value: str) -> str:
+    if value and not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", value):
+        raise ValueError("expected http://host[:port] or https://host[:port]")
+    return value.rstrip("/")
+
+
+@cache
+def known_time_zones() -> list[str]:
+    """By name, without the legacy aliases that hang on no place."""
+    return [*sorted(name for name in available_timezones() if "/" in name and not name.startswith("Etc/")), "UTC"]
+
+
+def check_time_zone(value: str) -> str:
+    if value not in known_time_zones():
+        raise ValueError("expected a time zone such as UTC, Europe/Berlin or Asia/Shanghai")
+    return value
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration)]
+Size = Annotated[int, BeforeValidator(parse_size)]
+Strings = Annotated[list[str], BeforeValidator(parse_list)]
+Address = Annotated[str, AfterValidator(check_address)]
+Url = Annotated[str, AfterValidator(check_url)]
+TimeZone = Annotated[str, AfterValidator(check_time_zone)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+def setting(default: Any, meaning: str, *, runtime: bool = False, secret: bool = False, **bounds: Any) -> Any:
+    """One setting. `runtime`: stands on the settings page. `secret`: may come from `*_FILE` and is never shown."""
+    return Field(default, description=meaning, json_schema_extra={"runtime": runtime, "secret": secret}, **bounds)
+
+
+class Http(Section):
+    addr: Address = setting("127.0.0.1:8080", "Where the web pages and the API listen.")
+    read_timeout: Duration = setting("30s", "How long a request's head and body may take to arrive.", gt=0, le=3600)
+    write_timeout: Duration = setting("30s", "How long an ordinary answer may take to be sent.", gt=0, le=3600)
+    max_body: Size = setting("10MB", "Largest request body; uploads of packages have their own limit.", ge=1024)
+    trusted_proxies: Strings = setting(
+        [], "Addresses or networks of proxies whose X-Forwarded-For and -Proto are believed."
+    )
+
+
+class Gateway(Section):
+    addr: Address = setting("127.0.0.1:9443", "Where Daemons connect.")
+    names: Strings = setting([], "Further host names or addresses that the gateway's certificate is valid for.")
+    handshake_timeout: Duration = setting("10s", "How long a TLS handshake may take.", gt=0, le=300)
+    max_connections: int = setting(12000, "Connections held at once.", ge=10, le=1_000_000)
+    max_body: Size = setting("4MB", "Largest body that a Daemon may send.", ge=1024)
+
+
+class RateLimit(Section):
+    per_user: int = setting(6000, "API requests a minute for one user or token.", runtime=True, ge=10, le=10_000_000)
+    per_address: int = setting(12000, "API requests a minute from one address.", runtime=True, ge=10, le=10_000_000)
+    anonymous: int = setting(
+        600, "Requests a minute from one address without a valid sign-in.", runtime=True, ge=10, le=10_000_000
+    )
+
+
+class Server(Section):
+    http: Http = Http()
+    gateway: Gateway = Gateway()
+    rate_limit: RateLimit = RateLimit()
+    public_url: Url = setting("", "What people's browsers call; empty: http://<server.http.addr>.")
+    gateway_url: Url = setting("", "What Daemons call; empty: https://<server.gateway.addr>.")
+    cors_origins: Strings = setting([], "Origins that may call the API from a browser; empty: none.")
+    workers: int = setting(1, "Web processes.", ge=1, le=64)
+    gateway_workers: int = setting(1, "Gateway processes.", ge=1, le=64)
+    job_workers: int = setting(1, "Processes that run background jobs.", ge=1, le=64)
+    metrics_allow: Strings = setting(
+        ["127.0.0.1", "::1"], "Addresses or networks that may read /metrics without a token."
+    )
+    development: bool = setting(False, "Shows the style page at /styleguide.")
+
+
+class Database(Section):
+    driver: Literal["sqlite", "mysql"] = setting(
+        "sqlite", "sqlite (a file in the data directory) or mysql (MySQL 8 or MariaDB)."
+    )
+    url: str = setting("", "A whole URL, instead of the parts below: mysql+pymysql://… or sqlite:///….", secret=True)
+    host: str = setting("localhost", "Host of the database.")
+    port: int = setting(3306, "Port of the database.", ge=1, le=65535)
+    user: str = setting("manager", "User at the database.")
+    password: str = setting("", "Password at the database.", secret=True)
+    name: str = setting("ops_scaffold", "Name of the database.")
+    max_open_conns: int = setting(40, "Connections of one process at the most.", ge=2, le=1000)
+    max_idle_conns: int = setting(10, "Connections that a process keeps.", ge=1, le=1000)
+    conn_max_lifetime: Duration = setting("1h", "Age at which a connection is replaced.", ge=1)
+
+
+class Redis(Section):
+    url: str = setting("", "redis://…, rediss://… or unix://…; empty: an embedded Redis of our own.", secret=True)
+
+
+class Jwt(Section):
+    access_secret: str = setting("", "Key that signs access tokens; empty: made at first start.", secret=True)
+    refresh_secret: str = setting("", "Key that signs refresh tokens; empty: made at first start.", secret=True)
+    access_ttl: Duration = setting("2h", "Life of an access token.", runtime=True, ge=60, le=86400)
+    refresh_ttl: Duration = setting("7d", "Life of a refresh token.", runtime=True, ge=300, le=86400 * 365)
+
+
+class Auth(Section):
+    jwt: Jwt = Jwt()
+    session_idle: Duration = setting(
+        "12h", "A browser session ends after this much idleness.", runtime=True, ge=60, le=86400 * 30
+    )
+    session_ttl: Duration = setting(
+        "7d", "A browser session ends after this in any case.", runtime=True, ge=300, le=86400 * 90
+    )
+    password_min_length: int = setting(8, "Shortest password that is accepted.", runtime=True, ge=8, le=128)
+    attempts_per_account: int = setting(
+        5, "Failed sign-ins for one name from one address before it has to wait.", runtime=True, ge=1, le=1000
+    )
+    attempts_per_address: int = setting(
+        50, "Failed sign-ins from one address in 15 minutes before it has to wait.", runtime=True, ge=1, le=100_000
+    )
+
+
+class Tls(Section):
+    enabled: bool = setting(False, "TLS on the web port itself (else a proxy does it).")
+    cert_file: str = setting("", "Certificate chain of the web port, PEM.")
+    key_file: str = setting("", "Key of the web port, PEM.")
+
+
+class Keys(Section):
+    dir: str = setting(
+        "", "Directory of the CA, signing and encryption keys; empty: <data_dir>/keys. Several Managers share it."
+    )
+    required: bool = setting(False, "Refuse to start when a key is missing instead of making it (second Manager).")
+
+
+class Node(Section):
+    heartbeat_interval: Duration = setting("60s", "How often a Daemon checks in.", runtime=True, ge=10, le=300)
+    heartbeat_timeout: Duration = setting(
+        "90s", "Silence after which a node is offline; at least 1.5 intervals.", runtime=True, ge=15, le=3600
+    )
+    offline_check_interval: Duration = setting("10s", "How often silence is looked for.", runtime=True, ge=1, le=30)
+
+
+class Metrics(Section):
+    retention_days: int = setting(30, "Days that raw metrics are kept.", runtime=True, ge=1, le=3650)
+
+
+class Audit(Section):
+    checkpoint_interval: Duration = setting(
+        "60s", "How often the audit log's head is signed.", runtime=True, ge=10, le=3600
+    )
+
+
+class Ui(Section):
+    refresh_interval: Duration = setting(
+        "30s", "How often pages that watch something refresh themselves.", runtime=True, ge=5, le=3600
+    )
+    timezone: TimeZone = setting("UTC", "Time zone of pages for people who chose none.", runtime=True)
+
+
+class LogFile(Section):
+    enabled: bool = setting(False, "Write the log to a file as well.")
+    path: str = setting("", "Log file; empty: <data_dir>/logs/manager.log.")
+    max_size: int = setting(100, "Megabytes at which the file is rotated.", ge=1, le=10_000)
+    max_backups: int = setting(10, "Rotated files that are kept.", ge=1, le=1000)
+    max_age: int = setting(30, "Days that rotated files are kept.", ge=1, le=3650)
+
+
+class Log(Section):
+    level: Literal["debug", "info", "warning", "error"] = setting("info", "Least important level that is logged.")
+    format: Literal["json", "text"] = setting("json", "json or text.")
+    output: Literal["stdout", "stderr"] = setting("stdout", "Stream the log goes to.")
+    file: LogFile = LogFile()
+
+
+class Settings(Section):
+    """The whole tree. Derived values are properties, so that each rule stands once."""
+
+    data_dir: str = setting("./var", "Directory of everything that the Manager keeps on disk.")
+    server: Server = Server()
+    database: Database = Database()
+    redis: Redis = Redis()
+    auth: Auth = Auth()
+    tls: Tls = Tls()
+    keys: Keys = Keys()
+    node: Node = Node()
+    metrics: Metrics = Metrics()
+    audit: Audit = Audit()
+    ui: Ui = Ui()
+    log: Log = Log()
+
+    @property
+    def root_path(self) -> Path:
+        """Where templates, static files and migrations lie."""
+        return Path(__file__).parent
+
+    @cached_property
+    def data_path(self) -> Path:
+        return Path(self.data_dir).absolute()
+
+    @cached_property
+    def keys_path(self) -> Path:
+        return Path(self.keys.dir).absolute() if self.keys.dir else self.data_path / "keys"
+
+    @cached_property
+    def database_url(self) -> str:
+        """A URL whose driver is one that we support, whichever way it was spelt."""
+        if self.database.url:
+            return re.sub(r"^(mysql|mariadb)(\+\w+)?://", "mysql+pymysql://", self.database.url)
+        if self.database.driver == "sqlite":
+            return f"sqlite:///{self.data_path / 'ops.db'}"
+        part = self.database
+        account = f"{quote(part.user, '')}:{quote(part.password, '')}"
+        return f"mysql+pymysql://{account}@{part.host}:{part.port}/{part.name}?charset=utf8mb4"
+
+    @cached_property
+    def redis_url(self) -> str:
+        return self.redis.url or f"unix://{self.data_path / 'run' / 'redis.sock'}"
+
+    @cached_property
+    def public_url(self) -> str:
+        scheme = "https" if self.tls.enabled else "http"
+        return self.server.public_url or f"{scheme}://{reachable(self.server.http.addr)}"
+
+    @cached_property
+    def gateway_url(self) -> str:
+        return self.server.gateway_url or f"https://{reachable(self.server.gateway.addr)}"
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of a checked address; an empty host means every interface."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]") or EVERY_INTERFACE, int(port)
+
+
+def reachable(address: str) -> str:
+    """An address somebody on this machine can call, for a listener that may be bound to every interface."""
+    host, port = split_address(address)
+    return f"127.0.0.1:{port}" if host in (EVERY_INTERFACE, "::") else address
+
+
+class Known(NamedTuple):
+    """One setting as documents, the settings page and the environment name it."""
+
+    key: str
+    info: FieldInfo
+
+    @property
+    def variable(self) -> str:
+        return "OPS_" + self.key.upper().replace(".", "__")
+
+    @property
+    def is_runtime(self) -> bool:
+        return self._extra("runtime")
+
+    @property
+    def is_secret(self) -> bool:
+        return self._extra("secret")
+
+    def _extra(self, name: str) -> bool:
+        extra = self.info.json_schema_extra
+        return isinstance(extra, dict) and bool(extra.get(name))
+
+
+def known_settings(section: type[BaseModel] = Settings, prefix: str = "") -> list[Known]:
+    """All settings in the order in which they are declared."""
+    found: list[Known] = []
+    for name, info in section.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
+            found += known_settings(info.annotation, f"{prefix}{name}.")
+        else:
+            found.append(Known(prefix + name, info))
+    return found
+
+
+SHORT_VARIABLES = {
+    "OPS_DATA_DIR": "data_dir",
+    "OPS_PUBLIC_URL": "server.public_url",
+    "OPS_GATEWAY_URL": "server.gateway_url",
+    "OPS_DATABASE_URL": "database.url",
+    "OPS_REDIS_URL": "redis.url",
+}
+ADDRESS_VARIABLES = {"OPS_WEB": "server.http.addr", "OPS_GATEWAY": "server.gateway.addr"}
+
+
+class SettingsError(Exception):
+    """Every problem with the settings, one line each."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = list(problems)
+
+
+def load_settings(arguments: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> Settings:
+    """The settings from all sources. Raises SettingsError with everything that is wrong, not just the first."""
+    environment = os.environ if environment is None else environment
+    known = {item.key: item for item in known_settings()}
+    problems: list[str] = []
+    given, config_file = _from_arguments(arguments, known, problems)
+    values = _from_file(config_file or environment.get("OPS_CONFIG", ""), known, problems)
+    values |= _from_environment(environment, known, problems)
+    values |= given
+    return _validated(_expand_secret_files(values, known, problems), problems)
+
+
+def as_environment(arguments: Sequence[str]) -> dict[str, str]:
+    """The command line as variables, which is how a started process hands it to its children."""
+    given, config_file = _from_arguments(arguments, {item.key: item for item in known_settings()}, [])
+    variables = {"OPS_" + key.upper().replace(".", "__"): str(value) for key, value in given.items()}
+    return variables | ({"OPS_CONFIG": str(Path(config_file).absolute())} if config_file else {})
+
+
+def _from_arguments(
+    arguments: Sequence[str], known: Mapping[str, Known], problems: list[str]
+) -> tuple[dict[str, Any], str]:
+    """`--config F`, `--section.key value` and `--section.key=value`."""
+    values: dict[str, Any] = {}
+    config_file, rest = "", list(arguments)
+    while rest:
+        word = rest.pop(0)
+        name, has_value, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or (name != "config" and not _is_known(name, known)):
+            problems.append(f"{word}: not an option (--config FILE, --section.key value)")
+            continue
+        if not has_value:
+            if not rest:
+                problems.append(f"--{name}: a value is missing")
+                break
+            value = rest.pop(0)
+        if name == "config":
+            config_file = value
+        else:
+            values[name] = value
+    return values, config_file
+
+
+def _from_file(path: str, known: Mapping[str, Known], problems: list[str]) -> dict[str, Any]:
+    if not path:
+        return {}
+    try:
+        tree = YAML(typ="safe", pure=True).load(Path(path).read_text("utf-8"))
+    except OSError as error:
+        problems.append(f"{path}: {error.strerror}")
+        return {}
+    except (YAMLError, UnicodeDecodeError) as error:
+        problems.append(f"{path}: not YAML: {str(error).splitlines()[0]}")
+        return {}
+    values: dict[str, Any] = {}
+    _flatten(tree if tree is not None else {}, "", known, values, problems)
+    return values
+
+
+def _flatten(tree: Any, prefix: str, known: Mapping[str, Known], values: dict[str, Any], problems: list[str]) -> None:
+    if not isinstance(tree, dict):
+        problems.append(f"{prefix.rstrip('.') or 'the settings file'}: expected named settings, not {tree!r}")
+        return
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        if _is_known(key, known):
+            values[key] = value
+        elif any(item.startswith(f"{key}.") for item in known):
+            _flatten({} if value is None else value, f"{key}.", known, values, problems)
+        else:
+            problems.append(f"{key}: no such setting")
+
+
+def _from_environment(
+    environment: Mapping[str, str], known: Mapping[str, Known], problems: list[str]
+) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for variable, key in SHORT_VARIABLES.items():
+        if environment.get(variable):
+            values[key] = environment[variable]
+        if environment.get(f"{variable}_FILE"):
+            values[f"{key}_file"] = environment[f"{variable}_FILE"]
+    for prefix, key in ADDRESS_VARIABLES.items():
+        host, port = environment.get(f"{prefix}_HOST"), environment.get(f"{prefix}_PORT")
+        if host or port:
+            default_host, default_port = split_address(str(known[key].info.default))
+            host = host or default_host
+            values[key] = f"{f'[{host}]' if ':' in host else host}:{port or default_port}"
+    for variable, value in environment.items():
+        if (
+            variable.startswith("OPS_")
+            and "__" in variable
+            and not variable.startswith(("OPS_DAEMON__", "OPS_AGENT__"))
+        ):
+            key = variable.removeprefix("OPS_").lower().replace("__", ".")
+            if _is_known(key, known):
+                values[key] = value
+            else:
+                problems.append(f"{variable}: no such setting")
+    return values
+
+
+def _is_known(key: str, known: Mapping[str, Known]) -> bool:
+    """A secret `a.b` may also be given as `a.b_file`."""
+    base = known.get(key.removesuffix("_file"))
+    return key in known or (key.endswith("_file") and base is not None and base.is_secret)
+
+
+def _expand_secret_files(values: dict[str, Any], known: Mapping[str, Known], problems: list[str]) -> dict[str, Any]:
+    expanded = {key: value for key, value in values.items() if key in known}
+    for key, path in values.items():
+        if key in known:
+            continue
+        try:
+            expanded.setdefault(key.removesuffix("_file"), Path(str(path)).read_text("utf-8").strip())
+        except (OSError, UnicodeDecodeError) as error:
+            problems.append(f"{key}: cannot read {path}: {getattr(error, 'strerror', None) or 'not UTF-8'}")
+    return expanded
+
+
+def _validated(values: Mapping[str, Any], problems: list[str]) -> Settings:
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        *sections, name = key.split(".")
+        branch = tree
+        for section in sections:
+            branch = branch.setdefault(section, {})
+        branch[name] = value
+    try:
+        settings = Settings.model_validate(tree)
+    except ValidationError as error:
+        secrets = {item.key for item in known_settings() if item.is_secret}
+        raise SettingsError(problems + [_describe(item, secrets) for item in error.errors(include_url=False)]) from None
+    problems += _contradictions(settings)
+    if problems:
+        raise SettingsError(problems)
+    return settings
+
+
+def _describe(error: Any, secrets: set[str]) -> str:
+    path = [str(part) for part in error["loc"]]
+    key = ".".join(path)
+    message = error["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    return f"{key}: {message}" if key in secrets else f"{key}: {message}, got {error['input']!r}"
+
+
+def _contradictions(settings: Settings) -> list[str]:
+    """What is wrong between settings that are each right alone."""
+    problems = []
+    if settings.tls.enabled and not (settings.tls.cert_file and settings.tls.key_file):
+        problems.append("tls.cert_file, tls.key_file: needed when tls.enabled")
+    if settings.database.url and not settings.database_url.startswith(("sqlite:///", "mysql+pymysql://")):
+        problems.append("database.url: expected sqlite:///… or mysql+pymysql://…")
+    if settings.redis.url and not settings.redis.url.startswith(("redis://", "rediss://", "unix://")):
+        problems.append("redis.url: expected redis://…, rediss://… or unix://…")
+    if settings.auth.session_idle > settings.auth.session_ttl:
+        problems.append("auth.session_idle: at most auth.session_ttl")
+    return problems
+
+
+def allowed_values(item: Known) -> str:
+    """What a setting accepts, in words for documents and pages."""
+    if get_origin(item.info.annotation) is Literal:
+        return " or ".join(get_args(item.info.annotation))
+    low = next(
+        (getattr(rule, name) for rule in item.info.metadata for name in ("ge", "gt") if hasattr(rule, name)), None
+    )
+    high = next(
+        (getattr(rule, name) for rule in item.info.metadata for name in ("le", "lt") if hasattr(rule, name)), None
+    )
+    return (
+        f"{low:,} – {high:,}"
+        if low is not None and high is not None
+        else f"at least {low:,}"
+        if low is not None
+        else ""
+    )
