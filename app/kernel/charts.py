@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import pairwise
 from typing import Literal
+from zoneinfo import ZoneInfo
 
 Unit = Literal["percent", "bytes", "bytes_per_s", "count", "number", "seconds"]
 Instant = datetime | float
@@ -190,7 +191,13 @@ def build_chart(
         start=start,
         end=end,
         data=json.dumps(
-            {"unit": unit, "from": t0, "to": t1, "tz": str(tz), "series": read_out},
+            {
+                "unit": unit,
+                "from": t0,
+                "to": t1,
+                "tz": tz.key if isinstance(tz, ZoneInfo) else "UTC",
+                "series": read_out,
+            },
             separators=(",", ":"),
             ensure_ascii=False,
         ),
