@@ -1,0 +1,24 @@
+"""`python -m daemon`: the resident Daemon in the foreground, or `enroll` and out. Keeps the allocator on two arenas."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from daemon.main import main
+
+ARENAS = "MALLOC_ARENA_MAX"
+
+
+def run(arguments: list[str]) -> int:
+    """The allocator reads its settings once, before Python starts; hence a second start of the very same process."""
+    if arguments[:1] == ["enroll"]:
+        os.execv(sys.executable, [sys.executable, "-m", "daemon.enroll", *arguments[1:]])  # noqa: S606
+    if ARENAS not in os.environ:
+        os.environ[ARENAS] = "2"
+        os.execv(sys.executable, [sys.executable, "-m", "daemon", *arguments])  # noqa: S606
+    return main(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

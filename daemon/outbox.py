@@ -1,0 +1,85 @@
+"""Reports about commands on their way to the Manager, in order; one connection at a time takes from it."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+
+from daemon.journal import Journal
+from protocol.commands import Output, Report, Result
+from protocol.limits import REPORTS
+
+CLAIM_BYTES = 512 * 1024
+
+
+class Outbox:
+    """Who wants to send claims the oldest reports, then settles or releases them. Results live on in the journal."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._changed = threading.Condition()
+        self._waiting: deque[Report] = deque()
+        self._claimed: list[Report] = []
+        self._most = REPORTS
+
+    def add(self, *reports: Report) -> None:
+        """Take reports, in order."""
+        with self._changed:
+            self._waiting.extend(reports)
+            self._changed.notify_all()
+
+    def has_work(self) -> bool:
+        """Whether something waits and nobody is sending."""
+        with self._changed:
+            return bool(self._waiting) and not self._claimed
+
+    def claim(self) -> list[Report]:
+        """The oldest reports that fit one request; empty if there are none or somebody else is sending."""
+        with self._changed:
+            if self._claimed:
+                return []
+            size = 0
+            while self._waiting and len(self._claimed) < self._most:
+                size += _weight(self._waiting[0])
+                if self._claimed and size > CLAIM_BYTES:
+                    break
+                self._claimed.append(self._waiting.popleft())
+            return list(self._claimed)
+
+    def settle(self) -> None:
+        """The Manager has taken all that was claimed, or refused some of it for good."""
+        with self._changed:
+            claimed, self._claimed, self._most = self._claimed, [], REPORTS
+            self._changed.notify_all()
+        for report in claimed:
+            if isinstance(report, Result):
+                self._journal.reported(report.command)
+
+    def narrow(self) -> bool:
+        """What was claimed is not understood: one at a time from now on. A single one is dropped: True."""
+        with self._changed:
+            is_single = len(self._claimed) == 1
+            self._most = 1
+        if is_single:
+            self.settle()
+        return is_single
+
+    def release(self) -> None:
+        """It could not be sent: the next one tries."""
+        with self._changed:
+            self._waiting.extendleft(reversed(self._claimed))
+            self._claimed = []
+            self._changed.notify_all()
+
+    def wait_for_result(self, commands: set[str], timeout_s: float) -> None:
+        """Linger until these commands' results wait here: then one connection carries all of it."""
+
+        def are_here() -> bool:
+            return commands <= {report.command for report in self._waiting if isinstance(report, Result)}
+
+        with self._changed:
+            self._changed.wait_for(are_here, timeout_s)
+
+
+def _weight(report: Report) -> int:
+    return 512 + (len(report.data) * 4 // 3 if isinstance(report, Output) else 0)
