@@ -30,6 +30,13 @@ ADMINS = frozenset({Role.ADMIN})
 MATRIX: Mapping[str, frozenset[Role]] = {
     SIGNED_IN: EVERYBODY,
     "self.manage": EVERYBODY,
+    "nodes.read": EVERYBODY,
+    "nodes.edit": OPERATORS,
+    "nodes.delete": ADMINS,
+    "groups.edit": OPERATORS,
+    "groups.delete": ADMINS,
+    "enrollment.manage": ADMINS,
+    "events.read": EVERYBODY,
     "users.read": ADMINS,
     "users.manage": ADMINS,
     "tokens.manage": ADMINS,
@@ -75,7 +82,8 @@ def may(actor: Actor, permission: str) -> bool:
     """Whether `authorize` would let it pass; for pages that hide what cannot be done."""
     if permission == PUBLIC:
         return True
-    if actor.role is None or actor.role not in MATRIX[permission]:
+    allowed = MATRIX[permission]
+    if actor.role is None or actor.role not in allowed:
         return False
     return (
         actor.scopes is None or permission == SIGNED_IN or any(fnmatchcase(permission, scope) for scope in actor.scopes)

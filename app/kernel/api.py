@@ -6,12 +6,14 @@ An operation is one decorator on one function. What OpenAPI says of it is what i
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import wraps
 from http import HTTPStatus
 from typing import Any, Generic, TypeVar
 
 from flask import Blueprint, Response, request
-from pydantic import BaseModel, ConfigDict, ValidationError
+from flask_babel import gettext as _
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from app.kernel import idempotency
 from app.kernel.access import PUBLIC, authorize, current_actor
@@ -19,6 +21,7 @@ from app.kernel.db import db, in_transaction
 from app.kernel.envelope import success
 from app.kernel.errors import AppError, BadParameter, FieldError
 from app.kernel.paging import Page
+from app.kernel.types import in_utc
 from app.kernel.validation import field_errors
 
 Item = TypeVar("Item")
@@ -36,6 +39,12 @@ class In(BaseModel):
     """Base of everything the API accepts: unknown fields are errors, surrounding blanks are not part of a value."""
 
     model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
+
+    @field_validator("*")
+    @classmethod
+    def _times_in_utc(cls, value: Any) -> Any:
+        """So that an answer shows UTC before the row has been to the database and back."""
+        return in_utc(value) if isinstance(value, datetime) and value.tzinfo is not None else value
 
 
 class Listing(Out, Generic[Item]):
@@ -154,7 +163,7 @@ def _query(schema: type[BaseModel]) -> BaseModel:
         info = schema.model_fields.get(name)
         is_list = info is not None and "list[" in str(info.annotation)
         if not is_list and len(values) > 1:
-            raise BadParameter(errors=[FieldError(name, "given more than once")])
+            raise BadParameter(errors=[FieldError(name, _("This may be given only once."))])
         given[name] = [part for value in values for part in value.split(",") if part] if is_list else values[0]
     try:
         return schema.model_validate(given)
@@ -164,15 +173,16 @@ def _query(schema: type[BaseModel]) -> BaseModel:
 
 def _body(schema: type[BaseModel]) -> BaseModel:
     """Strict JSON: no "5" for 5, no NaN, no doubled keys, not nested without end."""
-    text = request.get_data()
     try:
-        value = json.loads(text or b"{}", parse_constant=_refuse, object_pairs_hook=_without_doubles)
+        text = request.get_data().decode("utf-8")
+        value = json.loads(text or "{}", parse_constant=_refuse, object_pairs_hook=_without_doubles)
     except (ValueError, RecursionError) as error:
-        raise BadParameter(errors=[FieldError("body", f"not JSON: {error}"[:200])]) from None
+        reason = _("This is not JSON: %(reason)s", reason=str(error)[:200])
+        raise BadParameter(errors=[FieldError("body", reason)]) from None
     if not isinstance(value, dict):
-        raise BadParameter(errors=[FieldError("body", "an object is expected")])
+        raise BadParameter(errors=[FieldError("body", _("An object is expected here."))])
     if _depth(value) > DEEPEST_BODY:
-        raise BadParameter(errors=[FieldError("body", "nested too deeply")])
+        raise BadParameter(errors=[FieldError("body", _("This is nested too deeply."))])
     try:
         return schema.model_validate_json(json.dumps(value), strict=True)
     except ValidationError as error:

@@ -5,16 +5,20 @@ reads first and writes later fails at once. So writing transactions begin with B
 SQLite, and take turns by a lock of our own. Features see none of this.
 """
 
+import re
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, TypeVar
 
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import Connection, Engine, MetaData, event
+from sqlalchemy import Connection, Engine, MetaData, NullPool, create_engine, event
 from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import DeclarativeBase, Session
 
 from app.kernel.errors import DatabaseAway
@@ -36,8 +40,13 @@ TABLE_OPTIONS = {
     "sqlite_autoincrement": True,  # a deleted row's number is never given to another one
 }
 SQLITE_PATIENCE_S = 10.0
-AWAY_CODES = {1040, 1053, 1927, 2002, 2003, 2006, 2013, 2014, 2055}
-DEADLOCK_CODES = {1205, 1213}
+NOT_LET_IN = frozenset({1040, 1044, 1045, 1049, 1129, 1130, 1203, 1226})
+STOPS_OR_ONLY_READS = frozenset({1053, 1290, 1792, 1836})
+CONNECTION_LOST = frozenset({1927, 2002, 2003, 2006, 2013, 2014, 2055})
+AWAY_CODES = NOT_LET_IN | STOPS_OR_ONLY_READS | CONNECTION_LOST
+DEADLOCK_CODES = frozenset({1205, 1213})
+SQLITE_AWAY = re.compile(r"locked|busy|unable to open|disk I/O error|is full|readonly database")
+SQLITE_IS_TAKEN = re.compile(r"locked|busy")
 
 
 class Base(DeclarativeBase):
@@ -71,20 +80,49 @@ def engine_options(settings: Settings) -> dict[str, Any]:
     part = settings.database
     return {
         "isolation_level": "READ COMMITTED",
-        "pool_size": part.max_idle_conns,
+        "pool_size": min(part.max_idle_conns, part.max_open_conns),
         "max_overflow": max(0, part.max_open_conns - part.max_idle_conns),
         "pool_timeout": 10,
         "pool_recycle": int(part.conn_max_lifetime),
         "pool_pre_ping": True,
         "connect_args": {
             "charset": "utf8mb4",
-            "connect_timeout": 5,
-            "read_timeout": 60,
-            "write_timeout": 60,
+            "connect_timeout": min(5, part.answer_timeout),
+            "read_timeout": part.answer_timeout,
+            "write_timeout": part.answer_timeout,
             "init_command": "SET time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION',"
             " innodb_lock_wait_timeout = 10",
         },
     }
+
+
+def migration_engine(settings: Settings) -> Engine:
+    """For migrations: a statement may take as long as it takes, and SQLite does not mind references for the moment.
+
+    It changes most things by building a table anew and dropping the old one, which would otherwise count as deleting
+    its rows, and so delete whatever refers to them.
+    """
+    engine = _separate_engine(settings, None)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", lambda connection, _record: connection.execute("PRAGMA foreign_keys = OFF"))
+    return engine
+
+
+def probe_engine(settings: Settings, patience_s: float) -> Engine:
+    """For asking whether the database is there: it connects anew each time, and does not wait for long."""
+    return _separate_engine(settings, patience_s)
+
+
+def _separate_engine(settings: Settings, answer_timeout_s: float | None) -> Engine:
+    """One without a pool, apart from the one that requests share."""
+    given = engine_options(settings)["connect_args"]
+    if "read_timeout" in given:
+        given |= {"read_timeout": answer_timeout_s, "write_timeout": answer_timeout_s}
+        given["connect_timeout"] = min(given["connect_timeout"], answer_timeout_s or 60)
+    isolation = {} if "check_same_thread" in given else {"isolation_level": "READ COMMITTED"}
+    engine = create_engine(settings.database_url, poolclass=NullPool, connect_args=given, **isolation)
+    prepare_engine(engine)
+    return engine
 
 
 def prepare_engine(engine: Engine) -> None:
@@ -109,18 +147,18 @@ class _SqliteTurns:
     def _on_connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None
         for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "temp_store = MEMORY"):
-            connection.execute(f"PRAGMA {pragma}")
+            _when_free(partial(connection.execute, f"PRAGMA {pragma}"), time.monotonic() + SQLITE_PATIENCE_S)
 
     def _on_begin(self, connection: Connection) -> None:
-        if _reads_only.get():
-            connection.exec_driver_sql("BEGIN")
-            return
         deadline = time.monotonic() + SQLITE_PATIENCE_S
+        if _reads_only.get():
+            _when_free(partial(_begin_reading, connection), deadline)
+            return
         if not self._lock.acquire(timeout=SQLITE_PATIENCE_S):
             raise DatabaseAway(retry_after_s=1)
         connection.info["has_write_turn"] = True
         try:
-            _begin_immediate(connection, deadline)
+            _when_free(partial(connection.exec_driver_sql, "BEGIN IMMEDIATE"), deadline)
         except BaseException:
             self._release(connection)
             raise
@@ -134,14 +172,25 @@ class _SqliteTurns:
             self._lock.release()
 
 
-def _begin_immediate(connection: Connection, deadline: float) -> None:
+def _begin_reading(connection: Connection) -> None:
+    """Begin and look at the file at once, so that all of the transaction reads the same state and none of it waits."""
+    connection.exec_driver_sql("BEGIN")
+    try:
+        connection.exec_driver_sql("SELECT 1 FROM sqlite_master LIMIT 1")
+    except BaseException:
+        connection.exec_driver_sql("ROLLBACK")
+        raise
+
+
+def _when_free(step: Callable[[], object], deadline: float) -> None:
+    """Do what SQLite refuses while another process holds the file, as soon as it can be done; other greenlets go on."""
     pause_s = 0.001
     while True:
         try:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            step()
             return
-        except OperationalError as error:
-            if "locked" not in str(error.orig) and "busy" not in str(error.orig):
+        except (sqlite3.OperationalError, OperationalError) as error:
+            if not SQLITE_IS_TAKEN.search(str(error)):
                 raise
             if time.monotonic() > deadline:
                 raise DatabaseAway(retry_after_s=1) from error
@@ -156,9 +205,13 @@ def is_deadlock(error: BaseException) -> bool:
 
 def is_away(error: BaseException) -> bool:
     """Whether the database cannot be reached, as opposed to having refused a statement."""
+    if isinstance(error, PoolTimeout | DatabaseAway):
+        return True
     if not isinstance(error, DBAPIError):
         return False
-    return error.connection_invalidated or _code(error) in AWAY_CODES or "unable to open database" in str(error.orig)
+    if isinstance(error.orig, sqlite3.Error):
+        return SQLITE_AWAY.search(str(error.orig)) is not None
+    return error.connection_invalidated or _code(error) in AWAY_CODES
 
 
 def _code(error: DBAPIError) -> int:

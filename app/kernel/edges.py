@@ -11,19 +11,19 @@ from secrets import token_hex
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from flask import Blueprint, Flask, Response, g, redirect, render_template, request, url_for
+from flask import Blueprint, Flask, Response, g, redirect, render_template, request, session, url_for
 from flask_babel import gettext as _
 from flask_wtf.csrf import CSRFError
 from redis.exceptions import RedisError
-from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import MethodNotAllowed as HTTPMethodNotAllowed
 from werkzeug.wrappers import Response as AnyResponse
 
 from app.kernel import telemetry
 from app.kernel.access import PUBLIC, SIGNED_IN, Actor, authorize, current_actor
 from app.kernel.context import ops
-from app.kernel.db import db, in_transaction, is_away, set_reads_only
+from app.kernel.db import db, in_transaction, is_away, is_deadlock, set_reads_only
 from app.kernel.envelope import failure
 from app.kernel.errors import (
     AppError,
@@ -48,8 +48,14 @@ from app.kernel.ratelimit import count
 log = logging.getLogger(__name__)
 View = TypeVar("View", bound=Callable[..., Any])
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+ASKED_BY_MACHINES = ("/health", "/health/live")
+"""They must answer while there is nobody to ask who is asking."""
 PAGE_TO_CHANGE_PASSWORD = "people.change_password"  # noqa: S105  the name of a page
 ALLOWED_BEFORE_CHANGE = frozenset({PUBLIC, SIGNED_IN, "self.manage"})
+MESSAGES = "_flashes"
+"""Where Flask keeps what the next page is to say."""
+LOCAL = "local"
+"""The address of whoever comes through a Unix socket."""
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
@@ -90,7 +96,15 @@ def guarded(view: Callable[..., Any], permission: str) -> Callable[..., Any]:
             return redirect(url_for(PAGE_TO_CHANGE_PASSWORD))
         if request.method in SAFE:
             return view(**path)
-        return in_transaction(db.session(), lambda: view(**path))
+        told = session.get(MESSAGES)
+
+        def attempt() -> Any:
+            # What an attempt said that the database undid was never true.
+            if session.get(MESSAGES) != told:
+                session[MESSAGES] = told or []
+            return view(**path)
+
+        return in_transaction(db.session(), attempt)
 
     run.permission = permission  # type: ignore[attr-defined]
     return run
@@ -126,9 +140,13 @@ def install_before(app: Flask, identify: Identify) -> None:
         set_reads_only(request.method in SAFE)
         log_context.set({"request_id": g.request_id, "ip": client_address()})
 
+    @app.teardown_request
+    def end(_error: BaseException | None) -> None:
+        set_reads_only(False)
+
     @app.before_request
     def find_out_who() -> None:
-        if request.endpoint == "static" or request.path == "/health/live":
+        if request.endpoint == "static" or request.path in ASKED_BY_MACHINES:
             return
         agent = request.headers.get("User-Agent", "")[:255]
         visitor = Actor(ip=client_address(), user_agent=agent, request_id=g.request_id)
@@ -168,7 +186,12 @@ def install_after(app: Flask, note_refusal: NoteRefusal) -> None:
         db.session.rollback()
         if shown.refusal is not None:
             _note(note_refusal, shown.refusal)
-        return shown.response or _shown(shown)
+        response = shown.response or _shown(shown)
+        if shown.retry_after_s is not None:
+            response.headers["Retry-After"] = str(shown.retry_after_s)
+        if isinstance(error, HTTPMethodNotAllowed) and error.valid_methods:
+            response.headers["Allow"] = ", ".join(sorted(error.valid_methods))
+        return response
 
 
 def as_app_error(error: BaseException) -> AppError:
@@ -181,11 +204,11 @@ def as_app_error(error: BaseException) -> AppError:
         return _from_http(error)
     if isinstance(error, IntegrityError):
         return Conflict()
-    if isinstance(error, PoolTimeout) or is_away(error):
+    if is_away(error) or is_deadlock(error):
         return DatabaseAway(retry_after_s=5)
     if isinstance(error, RedisError):
         return QueueAway(retry_after_s=5)
-    if isinstance(error, DBAPIError) and "out of range" in str(error.orig).lower():
+    if isinstance(error, DataError):
         return BadParameter()
     return AppError()
 
@@ -211,7 +234,7 @@ def _note(note_refusal: NoteRefusal, refusal: Refusal) -> None:
     set_reads_only(False)
     try:
         note_refusal(current_actor(), refusal)
-    except (AppError, DBAPIError, RedisError) as error:
+    except (AppError, SQLAlchemyError, RedisError) as error:
         db.session.rollback()
         log.warning("a refusal could not be audited: %s", error)
 
@@ -221,7 +244,7 @@ def is_for_programs(path: str) -> bool:
     return path.startswith(("/api/", "/metrics"))
 
 
-def _shown(error: AppError) -> Any:
+def _shown(error: AppError) -> AnyResponse:
     if is_for_programs(request.path):
         return failure(error)
     if isinstance(error, NotAuthenticated) and not wants_fragment():
@@ -237,8 +260,6 @@ def _shown(error: AppError) -> Any:
     response = Response(render_template("errors/error.html", **context), error.status)
     if isinstance(error, NotAuthenticated):
         response.headers["HX-Redirect"] = url_for("people.sign_in")
-    if error.retry_after_s is not None:
-        response.headers["Retry-After"] = str(error.retry_after_s)
     return response
 
 
@@ -258,16 +279,20 @@ def _title(status: HTTPStatus) -> str:
 
 def client_address() -> str:
     """Who is on the other end; what proxies say counts only if we were told to trust them (see the factory)."""
-    return request.remote_addr or "local"
+    return request.remote_addr or LOCAL
 
 
 def is_within(address: str, networks: Iterable[str]) -> bool:
-    """Whether an address is one of these addresses or in one of these networks."""
+    """Whether an address is one of these addresses or in one of these networks. `local` is only itself."""
+    if address in networks:
+        return True
     try:
         found = ipaddress.ip_address(address)
-        return any(found in ipaddress.ip_network(network, strict=False) for network in networks)
     except ValueError:
-        return address in networks
+        return False
+    # A listener on [::] sees IPv4 callers in the clothes of IPv6.
+    found = getattr(found, "ipv4_mapped", None) or found
+    return any(found in ipaddress.ip_network(network, strict=False) for network in networks if network != LOCAL)
 
 
 def _request_id(given: str | None) -> str:
@@ -276,11 +301,9 @@ def _request_id(given: str | None) -> str:
 
 def _count_request(actor: Actor) -> None:
     limits = live_settings().server.rate_limit
-    checks = [(f"address:{actor.ip}", limits.per_address if actor.is_signed_in else limits.anonymous)]
+    checks = [(f"anonymous:{actor.ip}", limits.anonymous)]
     if actor.is_signed_in:
-        checks.append((f"user:{actor.user_id}", limits.per_user))
-    else:
-        checks = [(f"anonymous:{actor.ip}", limits.anonymous)]
+        checks = [(f"address:{actor.ip}", limits.per_address), (f"user:{actor.user_id}", limits.per_user)]
     for key, most in checks:
         usage = count(key, 60)
         if usage.count > most:
@@ -288,12 +311,17 @@ def _count_request(actor: Actor) -> None:
 
 
 def _allow_origin(response: Response) -> None:
+    allowed = ops().settings.server.cors_origins
+    if not allowed or not request.path.startswith("/api/"):
+        return
+    response.vary.add("Origin")
     origin = request.headers.get("Origin", "")
-    if origin and request.path.startswith("/api/") and origin in ops().settings.server.cors_origins:
+    if origin.lower() in allowed:
         response.headers["Access-Control-Allow-Origin"] = origin
         response.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type, Idempotency-Key, X-Request-ID"
         response.headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, DELETE"
-        response.vary.add("Origin")
+        response.headers["Access-Control-Expose-Headers"] = "X-Request-ID, Retry-After, Idempotency-Replayed"
+        response.headers["Access-Control-Max-Age"] = "600"
 
 
 def _note_request(response: Response) -> None:

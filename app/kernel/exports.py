@@ -8,7 +8,7 @@ from typing import Any
 
 from flask import Response, stream_with_context
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def csv_response(name: str, fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Response:

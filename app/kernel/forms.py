@@ -8,7 +8,7 @@ from werkzeug.datastructures import MultiDict
 
 from app.kernel.db import db
 from app.kernel.errors import AppError, FieldError
-from app.kernel.validation import field_errors
+from app.kernel.validation import WHOLE, field_errors
 
 Schema = TypeVar("Schema", bound=BaseModel)
 Result = TypeVar("Result")
@@ -38,7 +38,9 @@ class Form(Generic[Schema]):
         """What is wrong inside a field (`scopes.0`) is shown at the field."""
         for error in errors:
             field = error["field"] if error["field"] in self.values else error["field"].partition(".")[0]
-            messages = self.errors.setdefault(field or OVERALL, [])
+            if field == WHOLE and WHOLE not in self.values:
+                field = OVERALL
+            messages = self.errors.setdefault(field, [])
             if error["message"] not in messages:
                 messages.append(error["message"])
 

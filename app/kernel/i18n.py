@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from flask import Flask, g, request
+from flask import Flask, g, has_request_context, request
 from flask_babel import Babel, format_datetime, format_decimal, format_timedelta
 from flask_babel import gettext as _
 from markupsafe import Markup
@@ -25,6 +25,8 @@ def language() -> str:
 
 
 def _language() -> str:
+    if not has_request_context():
+        return "en"
     if not request.path.startswith("/api/"):
         for choice in (request.cookies.get(COOKIE), current_actor().locale):
             if choice in LANGUAGES:

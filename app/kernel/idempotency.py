@@ -5,6 +5,7 @@ Answers may hold what is shown only once (a new token), so they are kept encrypt
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
@@ -22,7 +23,8 @@ from app.kernel.errors import BadParameter, Conflict, FieldError
 from app.kernel.types import BigId, LongText, Name, UtcDateTime
 
 KEPT = timedelta(days=1)
-LONGEST_KEY = 200
+KEY = re.compile(r"[!-~]{1,200}")
+ATTEMPTS = 3
 
 
 class IdempotentAnswer(Base):
@@ -39,26 +41,39 @@ class IdempotentAnswer(Base):
 
 
 def once(session: Session, actor: Actor, key: str, work: Callable[[], Response]) -> Response:
-    """Answer from memory if this caller sent this request before; else do the work and remember, in its transaction."""
-    if not 1 <= len(key) <= LONGEST_KEY:
-        raise BadParameter(errors=[FieldError("Idempotency-Key", _("Between 1 and 200 characters are expected."))])
+    """Answer from memory if this caller sent this request before; else do the work and remember, in its transaction.
+
+    The key is claimed before the work begins, so whoever sends the same at the same moment waits for the first one.
+    """
+    if not KEY.fullmatch(key):
+        raise BadParameter(errors=[FieldError("Idempotency-Key", _("1 to 200 letters, digits or signs are expected."))])
     key_hash = _hash(str(actor.user_id), key)
     request_hash = _hash(request.method, request.full_path, request.get_data().hex())
-    if answer := _remembered(session, key_hash, request_hash):
-        return answer
-    response = work()
-    sealed = ops().keys.box.encrypt(response.get_data(), key_hash)
-    session.add(
-        IdempotentAnswer(key_hash=key_hash, request_hash=request_hash, status=response.status_code, body=sealed)
-    )
+    for _attempt in range(ATTEMPTS):
+        if answer := _remembered(session, key_hash, request_hash):
+            return answer
+        if claim := _claimed(session, key_hash, request_hash):
+            return _done(session, claim, work())
+    raise Conflict(_("The same request is being worked on."))
+
+
+def _claimed(session: Session, key_hash: str, request_hash: str) -> IdempotentAnswer | None:
+    """None if somebody was first, whose answer can be looked up now."""
+    claim = IdempotentAnswer(key_hash=key_hash, request_hash=request_hash, status=0, body="")
+    session.add(claim)
     try:
         session.flush()
     except IntegrityError:
-        # Somebody sent the same at the same moment and was first: what we did is undone, theirs is the answer.
         session.rollback()
-        if answer := _remembered(session, key_hash, request_hash):
-            return answer
-        raise
+        return None
+    return claim
+
+
+def _done(session: Session, claim: IdempotentAnswer, response: Response) -> Response:
+    claim.status = response.status_code
+    claim.body = ops().keys.box.encrypt(response.get_data(), claim.key_hash)
+    session.add(claim)
+    session.flush()
     return response
 
 

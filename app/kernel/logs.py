@@ -23,6 +23,8 @@ log_context: ContextVar[Mapping[str, object]] = ContextVar("log_context", defaul
 """What every line of the present request or job carries: `request_id`, `node_uuid`, `ip`."""
 
 MASK = "***"
+# Libraries that tell at level info what they do all day.
+CHATTY = ("alembic.runtime.plugins", "rq.worker", "rq.job")
 OPTIONAL_KEYS = ("request_id", "node_uuid", "ip", "duration_ms")
 LONGEST_MESSAGE = 32 * 1024
 SECONDS_PER_DAY = 86400
@@ -91,6 +93,8 @@ def configure_logging(settings: Settings) -> None:
         handler.setFormatter(formatter)
         root.addHandler(handler)
     root.setLevel(settings.log.level.upper())
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
 
 
 def redact(value: Any) -> Any:

@@ -27,7 +27,9 @@ class ListQuery(BaseModel):
 
     page: int = Field(1, ge=1, le=MAX_PAGE)
     page_size: int = Field(20, ge=1, le=100)
-    sort: str | None = Field(None, max_length=64, description="A field's name; with `-` in front: descending.")
+    sort: str | None = Field(
+        None, min_length=1, max_length=64, description="A field's name; with `-` in front: descending."
+    )
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ def lenient_query(schema: type[Query], arguments: MultiDict[str, str]) -> Query:
     try:
         return schema.model_validate(given)
     except ValidationError as error:
-        for problem in error.errors():
-            given.pop(str(problem["loc"][0]), None)
-        return schema.model_validate(given)
+        wrong = {str(problem["loc"][0]) for problem in error.errors() if problem["loc"]}
+    try:
+        return schema.model_validate({name: value for name, value in given.items() if name not in wrong})
+    except ValidationError:  # what is left is right field by field, but not together
+        return schema.model_validate({})

@@ -9,6 +9,9 @@ from redis.exceptions import RedisError
 
 from app.kernel.context import ops
 
+ASK_REDIS_AGAIN_S = 2.0
+"""A Redis that hangs costs one request its time-out, and not every one."""
+
 
 @dataclass(frozen=True)
 class Usage:
@@ -24,6 +27,7 @@ class LocalCounters:
     MOST = 10_000
 
     def __init__(self) -> None:
+        self.redis_is_away_until = 0.0
         self._counts: dict[str, tuple[int, float]] = {}
 
     def add(self, key: str, window_s: int, by: int) -> Usage:
@@ -45,18 +49,29 @@ class LocalCounters:
 def count(key: str, window_s: int, by: int = 1) -> Usage:
     """Add to a counter and tell it; `by=0` only looks."""
     name = f"rate:{key}"
+    local = _local()
+    if time.monotonic() < local.redis_is_away_until:
+        return local.add(name, window_s, by)
     try:
-        pipe = ops().redis.pipeline(transaction=False)
-        if by:
-            pipe.set(name, 0, ex=window_s, nx=True)
-            pipe.incrby(name, by)
-        else:
-            pipe.get(name)
-        pipe.ttl(name)
-        *_, counted, ttl = pipe.execute()
-        return Usage(int(counted or 0), max(1, ttl))
+        return _count_in_redis(name, window_s, by)
     except RedisError:
-        return _local().add(name, window_s, by)
+        local.redis_is_away_until = time.monotonic() + ASK_REDIS_AGAIN_S
+        return local.add(name, window_s, by)
+
+
+def _count_in_redis(name: str, window_s: int, by: int) -> Usage:
+    pipe = ops().redis.pipeline(transaction=False)
+    if by:
+        pipe.set(name, 0, ex=window_s, nx=True)
+        pipe.incrby(name, by)
+    else:
+        pipe.get(name)
+    pipe.ttl(name)
+    *_, counted, ttl = pipe.execute()
+    if by and ttl < 0:  # the window ended between the first two commands: a counter without an end would lock out
+        ops().redis.expire(name, window_s)
+        ttl = window_s
+    return Usage(int(counted or 0), max(1, ttl))
 
 
 def forget(key: str) -> None:

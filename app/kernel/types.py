@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import BigInteger, DateTime, Dialect, Integer, String, Text
-from sqlalchemy.dialects.mysql import DATETIME, LONGTEXT
+from sqlalchemy.dialects.mysql import DATETIME, LONGTEXT, VARCHAR
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 BigId = BigInteger().with_variant(Integer(), "sqlite")
@@ -15,9 +15,33 @@ LongText = Text().with_variant(LONGTEXT(), "mysql")
 """Text of any length; MySQL's TEXT ends at 64 KiB."""
 
 
-def Name(length: int) -> String:  # noqa: N802  stands among types and is used as one
-    """A short string. The tables' collation is utf8mb4_bin, so 'prod', 'PROD' and 'prod ' are three names."""
-    return String(length)
+class Name(TypeDecorator[str]):
+    """A short string. 'prod', 'PROD' and 'prod ' are three names, also where they stand in an index.
+
+    The tables' own collation, utf8mb4_bin, tells cases apart but not blanks at the end; those that do are called
+    differently by MariaDB and by MySQL.
+    """
+
+    impl = String
+    cache_ok = True
+
+    def __init__(self, length: int) -> None:
+        super().__init__(length)
+        self.length = length
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name != "mysql":
+            return dialect.type_descriptor(String(self.length))
+        collation = "utf8mb4_nopad_bin" if getattr(dialect, "is_mariadb", False) else "utf8mb4_0900_bin"
+        return dialect.type_descriptor(VARCHAR(self.length, collation=collation))
+
+
+def in_utc(moment: datetime) -> datetime:
+    """The same moment in UTC. What lies just outside of the years 1 to 9999 there becomes their very end."""
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        return datetime.min.replace(tzinfo=UTC) if moment.year == 1 else datetime.max.replace(tzinfo=UTC)
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -34,7 +58,7 @@ class UtcDateTime(TypeDecorator[datetime]):
             return None
         if value.tzinfo is None:
             raise ValueError(f"a time without a zone: {value!r}")
-        return value.astimezone(UTC).replace(tzinfo=None)
+        return in_utc(value).replace(tzinfo=None)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         return None if value is None else value.replace(tzinfo=UTC)
@@ -50,7 +74,9 @@ class Json(TypeDecorator[Any]):
         return dialect.type_descriptor(LONGTEXT() if dialect.name == "mysql" else Text())
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
-        return None if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+        if value is None:
+            return None
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         return None if value is None else json.loads(value)

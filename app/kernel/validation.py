@@ -9,6 +9,9 @@ from pydantic import ValidationError
 
 from app.kernel.errors import FieldError
 
+WHOLE = "body"
+"""The name of what is wrong with no field in particular."""
+
 MESSAGES: Mapping[str, LazyString] = {
     "missing": _l("This is needed."),
     "extra_forbidden": _l("There is no such field."),
@@ -48,7 +51,7 @@ MESSAGES: Mapping[str, LazyString] = {
 def field_errors(error: ValidationError) -> list[FieldError]:
     """One entry a problem, named by its path: `items.0.name`."""
     return [
-        FieldError(".".join(map(str, problem["loc"])), _message(problem))
+        FieldError(".".join(map(str, problem["loc"])) or WHOLE, _message(problem))
         for problem in error.errors(include_url=False, include_input=False)
     ]
 

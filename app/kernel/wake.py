@@ -1,0 +1,60 @@
+"""Telling gateways that something waits for a node: published after the commit, lost without harm (they also look)."""
+
+import json
+import logging
+from typing import Any
+
+from redis.exceptions import RedisError
+from sqlalchemy import event
+from sqlalchemy.orm import Session
+
+from app.kernel.context import ops
+
+log = logging.getLogger(__name__)
+CHANNEL = "ops:wake"
+PENDING = "pending_wakes"
+COMMAND, REVOKED, CHECK_IN, LIVE = "command", "revoked", "checkin", "live"
+
+
+def wake_after_commit(session: Session, node_id: int, why: str) -> None:
+    """Have the poll that this node holds answer once the present transaction is committed."""
+    if not event.contains(Session, "after_commit", _publish):
+        event.listen(Session, "after_commit", _publish)
+        event.listen(Session, "after_rollback", _forget)
+    session.info.setdefault(PENDING, set()).add((node_id, why))
+
+
+def wake_now(node_ids: list[int], why: str) -> None:
+    """The same without a transaction."""
+    _send({(node_id, why) for node_id in node_ids})
+
+
+def _publish(session: Session) -> None:
+    if pending := session.info.pop(PENDING, None):
+        _send(pending)
+
+
+def _forget(session: Session) -> None:
+    session.info.pop(PENDING, None)
+
+
+def _send(wakes: set[tuple[int, str]]) -> None:
+    grouped: dict[str, list[int]] = {}
+    for node_id, why in wakes:
+        grouped.setdefault(why, []).append(node_id)
+    try:
+        pipe = ops().redis.pipeline(transaction=False)
+        for why, node_ids in grouped.items():
+            pipe.publish(CHANNEL, json.dumps({"why": why, "nodes": node_ids}))
+        pipe.execute()
+    except RedisError as error:
+        log.warning("could not wake %d gateways' nodes: %s", len(wakes), type(error).__name__)
+
+
+def read_wake(message: Any) -> tuple[str, list[int]] | None:
+    """What a published message says; None for one that is not ours."""
+    try:
+        body = json.loads(message)
+        return str(body["why"]), [int(node_id) for node_id in body["nodes"]]
+    except (ValueError, TypeError, KeyError):
+        return None
