@@ -4,6 +4,7 @@ Values come from the command line, then `OPS_…` variables, then a YAML file, t
 reported together. Reading settings is all this module does: nobody is told about them, nothing is opened.
 """
 
+import ipaddress
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -16,11 +17,13 @@ from zoneinfo import available_timezones
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
+from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import YAMLError
 
 DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h|d)?")
 UNIT_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, None: 1}
-EVERY_INTERFACE = "0.0.0.0"  # noqa: S104  what leaving the host out means
+LONGEST_S = 1e10
+EVERY_INTERFACE = "0.0.0.0"  # noqa: S104  # nosec B104: what leaving the host out means
 SIZE = re.compile(r"(\d+)\s*(B|kB|KB|MB|GB|KiB|MiB|GiB)?")
 UNIT_BYTES = {
     None: 1,
@@ -37,12 +40,13 @@ UNIT_BYTES = {
 
 def parse_duration(value: object) -> float:
     """`90s`, `2h`, `1.5 m` or plain seconds, as seconds."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LONGEST_S:
         return float(value)
     match = DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
-    if match is None:
+    seconds = float(match[1]) * UNIT_SECONDS[match[2]] if match else LONGEST_S
+    if seconds >= LONGEST_S:
         raise ValueError("expected a duration such as 90s, 30m, 2h or 7d")
-    return float(match[1]) * UNIT_SECONDS[match[2]]
+    return seconds
 
 
 def parse_size(value: object) -> int:
@@ -61,10 +65,30 @@ def parse_list(value: object) -> object:
 
 
 def check_address(value: str) -> str:
+    if value.startswith("/"):
+        return value
     host, _, port = value.rpartition(":")
-    if not port.isdigit() or not 0 <= int(port) <= 65535 or (":" in host and not host.startswith("[")):
-        raise ValueError("expected host:port, for instance 127.0.0.1:8080 or :8080 for every interface")
+    is_port = re.fullmatch(r"[0-9]{1,5}", port) is not None and int(port) <= 65535
+    if not is_port or not re.fullmatch(r"[\w.-]*|\[[0-9A-Fa-f:.%\w]+\]", host):
+        raise ValueError("expected host:port such as 127.0.0.1:8080, :8080 for every interface, or a socket's path")
     return value
+
+
+def check_networks(values: list[str]) -> list[str]:
+    """Addresses and networks; `local` is whoever comes through a Unix socket."""
+    for value in values:
+        try:
+            ipaddress.ip_network(value, strict=False)
+        except ValueError:
+            if value != "local":
+                raise ValueError("expected addresses or networks such as 10.0.0.7 or 10.0.0.0/8") from None
+    return values
+
+
+def check_origins(values: list[str]) -> list[str]:
+    if not all(re.fullmatch(r"https?://[^\s/?#@*]+", value) for value in values):
+        raise ValueError("expected origins such as https://panel.example.org, without a path")
+    return [value.lower() for value in values]
 
 
 def check_url(value: str) -> str:
@@ -88,6 +112,8 @@ def check_time_zone(value: str) -> str:
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 Size = Annotated[int, BeforeValidator(parse_size)]
 Strings = Annotated[list[str], BeforeValidator(parse_list)]
+Networks = Annotated[list[str], BeforeValidator(parse_list), AfterValidator(check_networks)]
+Origins = Annotated[list[str], BeforeValidator(parse_list), AfterValidator(check_origins)]
 Address = Annotated[str, AfterValidator(check_address)]
 Url = Annotated[str, AfterValidator(check_url)]
 TimeZone = Annotated[str, AfterValidator(check_time_zone)]
@@ -107,8 +133,8 @@ class Http(Section):
     read_timeout: Duration = setting("30s", "How long a request's head and body may take to arrive.", gt=0, le=3600)
     write_timeout: Duration = setting("30s", "How long an ordinary answer may take to be sent.", gt=0, le=3600)
     max_body: Size = setting("10MB", "Largest request body; uploads of packages have their own limit.", ge=1024)
-    trusted_proxies: Strings = setting(
-        [], "Addresses or networks of proxies whose X-Forwarded-For and -Proto are believed."
+    trusted_proxies: Networks = setting(
+        [], "Addresses or networks of proxies whose X-Forwarded-For, -Proto and -Host are believed."
     )
 
 
@@ -117,7 +143,10 @@ class Gateway(Section):
     names: Strings = setting([], "Further host names or addresses that the gateway's certificate is valid for.")
     handshake_timeout: Duration = setting("10s", "How long a TLS handshake may take.", gt=0, le=300)
     max_connections: int = setting(12000, "Connections held at once.", ge=10, le=1_000_000)
-    max_body: Size = setting("4MB", "Largest body that a Daemon may send.", ge=1024)
+    proxy_certificate: str = setting("", "The certificate (PEM) of the proxy in front, if it is not ours.")
+    behind_proxy: bool = setting(
+        False, "TLS ends at a proxy, which hands over the verified certificate; then addr is a Unix socket's path."
+    )
 
 
 class RateLimit(Section):
@@ -134,11 +163,11 @@ class Server(Section):
     rate_limit: RateLimit = RateLimit()
     public_url: Url = setting("", "What people's browsers call; empty: http://<server.http.addr>.")
     gateway_url: Url = setting("", "What Daemons call; empty: https://<server.gateway.addr>.")
-    cors_origins: Strings = setting([], "Origins that may call the API from a browser; empty: none.")
+    cors_origins: Origins = setting([], "Origins that may call the API from a browser; empty: none.")
     workers: int = setting(1, "Web processes.", ge=1, le=64)
     gateway_workers: int = setting(1, "Gateway processes.", ge=1, le=64)
     job_workers: int = setting(1, "Processes that run background jobs.", ge=1, le=64)
-    metrics_allow: Strings = setting(
+    metrics_allow: Networks = setting(
         ["127.0.0.1", "::1"], "Addresses or networks that may read /metrics without a token."
     )
     development: bool = setting(False, "Shows the style page at /styleguide.")
@@ -157,6 +186,9 @@ class Database(Section):
     max_open_conns: int = setting(40, "Connections of one process at the most.", ge=2, le=1000)
     max_idle_conns: int = setting(10, "Connections that a process keeps.", ge=1, le=1000)
     conn_max_lifetime: Duration = setting("1h", "Age at which a connection is replaced.", ge=1)
+    answer_timeout: Duration = setting(
+        "30s", "How long one answer may take before the database counts as away.", ge=1, le=3600
+    )
 
 
 class Redis(Section):
@@ -206,10 +238,29 @@ class Node(Section):
         "90s", "Silence after which a node is offline; at least 1.5 intervals.", runtime=True, ge=15, le=3600
     )
     offline_check_interval: Duration = setting("10s", "How often silence is looked for.", runtime=True, ge=1, le=30)
+    certificate_life: Duration = setting("90d", "Life of a node's certificate.", runtime=True, ge=3600, le=86400 * 825)
+    certificate_renew_before: Duration = setting(
+        "30d", "A Daemon renews its certificate when less than this is left.", runtime=True, ge=60, le=86400 * 366
+    )
+    kit_dir: str = setting("", "Directory of the kits for new hosts; empty: kit, where `make kit` puts them.")
+    discovery: bool = setting(
+        False, "Hosts without a token may ask to be let in; an administrator approves them.", runtime=True
+    )
+
+
+class Events(Section):
+    retention_days: int = setting(180, "Days that events are kept.", runtime=True, ge=1, le=3650)
 
 
 class Metrics(Section):
     retention_days: int = setting(30, "Days that raw metrics are kept.", runtime=True, ge=1, le=3650)
+    detail_retention_days: int = setting(
+        7, "Days that the parts behind raw metrics (cores, mounts, interfaces) are kept.", runtime=True, ge=1, le=3650
+    )
+    rollup_5m_retention_days: int = setting(
+        90, "Days that means over five minutes are kept.", runtime=True, ge=1, le=3650
+    )
+    rollup_1h_retention_days: int = setting(730, "Days that means over an hour are kept.", runtime=True, ge=1, le=3650)
 
 
 class Audit(Section):
@@ -251,6 +302,7 @@ class Settings(Section):
     tls: Tls = Tls()
     keys: Keys = Keys()
     node: Node = Node()
+    events: Events = Events()
     metrics: Metrics = Metrics()
     audit: Audit = Audit()
     ui: Ui = Ui()
@@ -260,6 +312,10 @@ class Settings(Section):
     def root_path(self) -> Path:
         """Where templates, static files and migrations lie."""
         return Path(__file__).parent
+
+    @cached_property
+    def kit_path(self) -> Path:
+        return Path(self.node.kit_dir).absolute() if self.node.kit_dir else self.root_path / "kit"
 
     @cached_property
     def data_path(self) -> Path:
@@ -272,13 +328,16 @@ class Settings(Section):
     @cached_property
     def database_url(self) -> str:
         """A URL whose driver is one that we support, whichever way it was spelt."""
-        if self.database.url:
-            return re.sub(r"^(mysql|mariadb)(\+\w+)?://", "mysql+pymysql://", self.database.url)
-        if self.database.driver == "sqlite":
-            return f"sqlite:///{self.data_path / 'ops.db'}"
         part = self.database
+        if part.url.startswith("sqlite:///"):
+            return f"sqlite:///{Path(part.url.removeprefix('sqlite:///')).absolute()}"
+        if part.url:
+            return re.sub(r"^(mysql|mariadb)(\+\w+)?://", "mysql+pymysql://", part.url)
+        if part.driver == "sqlite":
+            return f"sqlite:///{self.data_path / 'ops.db'}"
         account = f"{quote(part.user, '')}:{quote(part.password, '')}"
-        return f"mysql+pymysql://{account}@{part.host}:{part.port}/{part.name}?charset=utf8mb4"
+        host = f"[{part.host}]" if ":" in part.host else part.host
+        return f"mysql+pymysql://{account}@{host}:{part.port}/{quote(part.name, '')}?charset=utf8mb4"
 
     @cached_property
     def redis_url(self) -> str:
@@ -363,17 +422,27 @@ def load_settings(arguments: Sequence[str] = (), environment: Mapping[str, str] 
     environment = os.environ if environment is None else environment
     known = {item.key: item for item in known_settings()}
     problems: list[str] = []
-    given, config_file = _from_arguments(arguments, known, problems)
-    values = _from_file(config_file or environment.get("OPS_CONFIG", ""), known, problems)
-    values |= _from_environment(environment, known, problems)
-    values |= given
-    return _validated(_expand_secret_files(values, known, problems), problems)
+    from_arguments, config_file = _from_arguments(arguments, known, problems)
+    from_file = _from_file(config_file or environment.get("OPS_CONFIG", ""), known, problems)
+    from_environment = _from_environment(environment, known, problems)
+    values: dict[str, Any] = {}
+    for source in (from_file, from_environment, from_arguments):
+        values |= _expand_secret_files(source, known, problems)
+    return _validated(values, problems)
 
 
 def as_environment(arguments: Sequence[str]) -> dict[str, str]:
-    """The command line as variables, which is how a started process hands it to its children."""
+    """The command line as variables, which is how a started process hands it to its children.
+
+    A secret said there unsays the variables that would say it in another way: an empty one counts as not given.
+    """
     given, config_file = _from_arguments(arguments, {item.key: item for item in known_settings()}, [])
     variables = {"OPS_" + key.upper().replace(".", "__"): str(value) for key, value in given.items()}
+    for item in known_settings():
+        if item.is_secret and (item.key in given or f"{item.key}_file" in given):
+            names = [item.variable, *(name for name, key in SHORT_VARIABLES.items() if key == item.key)]
+            unsaid = [variable for name in names for variable in (name, f"{name}_FILE")]
+            variables = dict.fromkeys(unsaid, "") | variables
     return variables | ({"OPS_CONFIG": str(Path(config_file).absolute())} if config_file else {})
 
 
@@ -387,12 +456,16 @@ def _from_arguments(
         word = rest.pop(0)
         name, has_value, value = word.removeprefix("--").partition("=")
         if not word.startswith("--") or (name != "config" and not _is_known(name, known)):
-            problems.append(f"{word}: not an option (--config FILE, --section.key value)")
+            # Never the word itself: it may be a secret whose option was misspelt.
+            shown = f"--{name}" if word.startswith("--") else f"argument {len(arguments) - len(rest)}"
+            problems.append(f"{shown}: not an option (--config FILE, --section.key value)")
+            if word.startswith("--") and not has_value and rest and not rest[0].startswith("--"):
+                rest.pop(0)
             continue
         if not has_value:
-            if not rest:
+            if not rest or rest[0].startswith("--"):
                 problems.append(f"--{name}: a value is missing")
-                break
+                continue
             value = rest.pop(0)
         if name == "config":
             config_file = value
@@ -409,8 +482,14 @@ def _from_file(path: str, known: Mapping[str, Known], problems: list[str]) -> di
     except OSError as error:
         problems.append(f"{path}: {error.strerror}")
         return {}
-    except (YAMLError, UnicodeDecodeError) as error:
-        problems.append(f"{path}: not YAML: {str(error).splitlines()[0]}")
+    except UnicodeDecodeError:
+        problems.append(f"{path}: not UTF-8")
+        return {}
+    except YAMLError as error:
+        # What the library says may quote the file, and the file may hold secrets.
+        mark = getattr(error, "problem_mark", None)
+        kind = "a name stands twice" if isinstance(error, DuplicateKeyError) else "not YAML"
+        problems.append(f"{path}: {kind}" + (f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""))
         return {}
     values: dict[str, Any] = {}
     _flatten(tree if tree is not None else {}, "", known, values, problems)
@@ -419,7 +498,7 @@ def _from_file(path: str, known: Mapping[str, Known], problems: list[str]) -> di
 
 def _flatten(tree: Any, prefix: str, known: Mapping[str, Known], values: dict[str, Any], problems: list[str]) -> None:
     if not isinstance(tree, dict):
-        problems.append(f"{prefix.rstrip('.') or 'the settings file'}: expected named settings, not {tree!r}")
+        problems.append(f"{prefix.rstrip('.') or 'the settings file'}: expected named settings below it")
         return
     for name, value in tree.items():
         key = f"{prefix}{name}"
@@ -446,17 +525,18 @@ def _from_environment(
             default_host, default_port = split_address(str(known[key].info.default))
             host = host or default_host
             values[key] = f"{f'[{host}]' if ':' in host else host}:{port or default_port}"
+    misspelt = {item.variable.replace("__", "_"): item.variable for item in known.values() if "." in item.key}
     for variable, value in environment.items():
-        if (
-            variable.startswith("OPS_")
-            and "__" in variable
-            and not variable.startswith(("OPS_DAEMON__", "OPS_AGENT__"))
-        ):
-            key = variable.removeprefix("OPS_").lower().replace("__", ".")
-            if _is_known(key, known):
+        if not variable.startswith("OPS_") or variable.startswith(("OPS_DAEMON__", "OPS_AGENT__")):
+            continue
+        key = variable.removeprefix("OPS_").lower().replace("__", ".")
+        if "__" in variable and _is_known(key, known):
+            if value or not (known.get(key) or known[key.removesuffix("_file")]).is_secret:
                 values[key] = value
-            else:
-                problems.append(f"{variable}: no such setting")
+        elif "__" in variable:
+            problems.append(f"{variable}: no such setting")
+        elif variable in misspelt and variable not in SHORT_VARIABLES:
+            problems.append(f"{variable}: no such setting; {misspelt[variable]} is meant")
     return values
 
 
@@ -467,12 +547,17 @@ def _is_known(key: str, known: Mapping[str, Known]) -> bool:
 
 
 def _expand_secret_files(values: dict[str, Any], known: Mapping[str, Known], problems: list[str]) -> dict[str, Any]:
+    """The values of one source, with what stands in files that it names."""
     expanded = {key: value for key, value in values.items() if key in known}
     for key, path in values.items():
         if key in known:
             continue
+        base = key.removesuffix("_file")
+        if base in expanded:
+            problems.append(f"{base}, {key}: only one of them can be given")
+            continue
         try:
-            expanded.setdefault(key.removesuffix("_file"), Path(str(path)).read_text("utf-8").strip())
+            expanded[base] = Path(str(path)).read_text("utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             problems.append(f"{key}: cannot read {path}: {getattr(error, 'strerror', None) or 'not UTF-8'}")
     return expanded
@@ -510,12 +595,21 @@ def _contradictions(settings: Settings) -> list[str]:
     problems = []
     if settings.tls.enabled and not (settings.tls.cert_file and settings.tls.key_file):
         problems.append("tls.cert_file, tls.key_file: needed when tls.enabled")
-    if settings.database.url and not settings.database_url.startswith(("sqlite:///", "mysql+pymysql://")):
+    is_file = settings.database.url.startswith("sqlite:///") and ":memory:" not in settings.database.url
+    if settings.database.url and not is_file and not settings.database_url.startswith("mysql+pymysql://"):
         problems.append("database.url: expected sqlite:///… or mysql+pymysql://…")
     if settings.redis.url and not settings.redis.url.startswith(("redis://", "rediss://", "unix://")):
         problems.append("redis.url: expected redis://…, rediss://… or unix://…")
+    if settings.server.gateway.behind_proxy != settings.server.gateway.addr.startswith("/"):
+        problems.append("server.gateway.behind_proxy: goes with a Unix socket as server.gateway.addr, and only with it")
+    if settings.server.gateway.addr.startswith("/") and not settings.server.gateway_url:
+        problems.append("server.gateway_url: needed when server.gateway.addr is a Unix socket")
+    if settings.server.http.addr.startswith("/") and not settings.server.public_url:
+        problems.append("server.public_url: needed when server.http.addr is a Unix socket")
     if settings.auth.session_idle > settings.auth.session_ttl:
         problems.append("auth.session_idle: at most auth.session_ttl")
+    if settings.database.max_idle_conns > settings.database.max_open_conns:
+        problems.append("database.max_idle_conns: at most database.max_open_conns")
     return problems
 
 
@@ -523,6 +617,8 @@ def allowed_values(item: Known) -> str:
     """What a setting accepts, in words for documents and pages."""
     if get_origin(item.info.annotation) is Literal:
         return " or ".join(get_args(item.info.annotation))
+    if item.info.annotation is bool:
+        return "true or false"
     low = next(
         (getattr(rule, name) for rule in item.info.metadata for name in ("ge", "gt") if hasattr(rule, name)), None
     )

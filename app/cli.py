@@ -6,20 +6,28 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from fcntl import LOCK_EX, flock
 
 import click
 from flask import Flask
 from flask.cli import AppGroup
 from flask_migrate import upgrade
+from pydantic import ValidationError
 from sqlalchemy import select, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.audit import actions as audit
 from app.audit.verification import verify
 from app.kernel.access import Actor
+from app.kernel.clock import now
 from app.kernel.context import ops
-from app.kernel.db import db, in_transaction
-from app.kernel.errors import AppError
+from app.kernel.db import db, in_transaction, is_away, migration_engine
+from app.kernel.errors import AppError, BadParameter, FieldError
+from app.kernel.validation import field_errors
+from app.nodes import enrolment
+from app.nodes.models import MEMBERS, Node
+from app.nodes.schemas import TokenIn
 from app.people import actions as people
 from app.people import passwords
 from app.people.models import User
@@ -28,6 +36,7 @@ from app.people.schemas import UserCreate
 
 commands = AppGroup("ops", help="What needs the database or the keys.")
 LOCK_WAIT_S = 120
+LOCK_NAME = "CONCAT('ops_migrate.', LEFT(DATABASE(), 50))"
 
 
 def install(app: Flask) -> None:
@@ -48,9 +57,9 @@ class Start:
 @click.option("--json", "as_json", is_flag=True, help="Answer as JSON.")
 def init(as_json: bool) -> None:
     """Bring the database to the newest revision and make the first administrator, if there is none."""
-    with migration_lock():
+    with _errors_as_lines(), migration_lock():
         upgrade()
-    start = in_transaction(db.session(), first_administrator)
+        start = in_transaction(db.session(), first_administrator)
     if as_json:
         click.echo(json.dumps(asdict(start)))
     elif start.admin_created:
@@ -63,7 +72,11 @@ def first_administrator() -> Start:
         return Start()
     given = os.environ.get("OPS_ADMIN_PASSWORD", "")
     password = given or passwords.generated_password()
-    _create_admin("admin", password)
+    try:
+        _create_admin("admin", password)
+    except BadParameter as error:
+        problems = [FieldError("OPS_ADMIN_PASSWORD", item["message"]) for item in error.errors]
+        raise BadParameter(errors=problems) from None
     return Start(True, password=None if given else password)
 
 
@@ -82,9 +95,16 @@ def _create_admin(username: str, password: str) -> None:
     session, actor = db.session(), Actor.system("command line")
     user = user_by_name(session, username)
     if user is None:
-        people.create_user(session, actor, UserCreate(username=username, password=password, role="admin"))
+        people.create_user(session, actor, _new_admin(username, password))
     else:
         people.restore_admin(session, actor, user, password)
+
+
+def _new_admin(username: str, password: str) -> UserCreate:
+    try:
+        return UserCreate(username=username, password=password, role="admin")
+    except ValidationError as error:
+        raise BadParameter(errors=field_errors(error)) from None
 
 
 @commands.group("audit")
@@ -116,6 +136,20 @@ def audit_checkpoint() -> None:
     click.echo(f"Signed row {link.sequence}: {link.hash}")
 
 
+@commands.command("local-host")
+@click.option("--uuid", default="", help="The node that this machine was, if any.")
+def local_host(uuid: str) -> None:
+    """Say whether this machine is a node still; if not, make a token that lets it in once."""
+    session = db.session()
+    if uuid and session.scalar(select(Node.id).where(Node.uuid == uuid, Node.status.in_(MEMBERS))) is not None:
+        click.echo(json.dumps({"is_known": True}))
+        return
+    values = TokenIn(name="this machine", max_uses=1, expires_at=now() + timedelta(minutes=10))
+    actor = Actor.system("command line")
+    _token, secret = in_transaction(session, lambda: enrolment.create_token(session, actor, values))
+    click.echo(json.dumps({"is_known": False, "token": secret}))
+
+
 @commands.command("rekey")
 def rekey() -> None:
     """Add a new encryption key. Everything is encrypted with it from now on; what is older stays readable."""
@@ -133,14 +167,14 @@ def migration_lock() -> Iterator[None]:
             flock(lock, LOCK_EX)
             yield
         return
-    with db.engine.connect() as connection:
-        got = connection.execute(text("SELECT GET_LOCK('ops_migrate', :wait)"), {"wait": LOCK_WAIT_S}).scalar()
+    with migration_engine(ops().settings).connect() as connection:
+        got = connection.execute(text(f"SELECT GET_LOCK({LOCK_NAME}, :wait)"), {"wait": LOCK_WAIT_S}).scalar()
         if got != 1:
             raise click.ClickException("Another Manager has been migrating the database for two minutes.")
         try:
             yield
         finally:
-            connection.execute(text("SELECT RELEASE_LOCK('ops_migrate')"))
+            connection.execute(text(f"SELECT RELEASE_LOCK({LOCK_NAME})"))
 
 
 @contextmanager
@@ -150,3 +184,7 @@ def _errors_as_lines() -> Iterator[None]:
     except AppError as error:
         details = [f"{item['field']}: {item['message']}" for item in error.errors]
         raise click.ClickException("; ".join(details) or str(error.message)) from None
+    except SQLAlchemyError as error:
+        if not is_away(error):
+            raise
+        raise click.ClickException(f"The database cannot be used: {getattr(error, 'orig', None) or error}") from None

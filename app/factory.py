@@ -3,7 +3,6 @@
 from flask import Flask
 from flask_migrate import Migrate
 from flask_wtf.csrf import CSRFProtect
-from redis import Redis
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import IntegerConverter
 
@@ -12,9 +11,14 @@ from app.audit import actions as audit_actions
 from app.audit.api import api as audit_api
 from app.audit.pages import pages as audit_pages
 from app.kernel import edges, i18n
+from app.kernel.broker import connect_redis
 from app.kernel.context import Ops, Plane, attach
 from app.kernel.db import db, engine_options, prepare_engine
 from app.kernel.secrets import Keys, create_missing_keys, load_keys
+from app.link import edges as link_edges
+from app.link.edges import Rates
+from app.link.gateway import gateway
+from app.link.waiting import Waiters, Watch
 from app.people.api import api as people_api
 from app.people.identity import identify
 from app.people.pages import pages as people_pages
@@ -24,6 +28,7 @@ from app.system.api import api as system_api
 from app.system.pages import pages as system_pages
 from app.system.pages import styleguide_pages
 from config import Settings
+from protocol import limits
 
 PAGES = (people_pages, audit_pages, settings_pages, system_pages)
 API_ROOMS = (people_api, audit_api, settings_api, system_api)
@@ -42,7 +47,7 @@ def create_app(settings: Settings, plane: Plane = "web", keys: Keys | None = Non
     """An application with everything attached and nothing opened: connections are made when they are needed."""
     app = Flask("app", root_path=str(settings.root_path), static_folder="static", template_folder="templates")
     app.url_map.converters["id"] = IdConverter
-    redis = Redis.from_url(settings.redis_url, socket_timeout=5, socket_connect_timeout=2, health_check_interval=30)
+    redis = connect_redis(settings.redis_url)
     if keys is None:
         create_missing_keys(settings)
     attach(app, Ops(settings, keys or load_keys(settings), redis, plane))
@@ -51,6 +56,8 @@ def create_app(settings: Settings, plane: Plane = "web", keys: Keys | None = Non
     i18n.install(app)
     if plane == "web":
         _install_web(app, settings)
+    else:
+        _install_gateway(app)
     cli.install(app)
     return app
 
@@ -86,7 +93,7 @@ class TrustedProxies:
         self._fixed = ProxyFix(inner, x_for=1, x_proto=1, x_host=1)
 
     def __call__(self, environ, start_response):  # type: ignore[no-untyped-def]
-        peer = environ.get("REMOTE_ADDR") or "unix"
+        peer = environ.get("REMOTE_ADDR") or edges.LOCAL
         is_trusted = edges.is_within(peer, self._networks)
         return (self._fixed if is_trusted else self._inner)(environ, start_response)
 
@@ -112,3 +119,13 @@ def _install_web(app: Flask, settings: Settings) -> None:
         app.register_blueprint(styleguide_pages)
     app.extensions["api_rooms"] = API_ROOMS
     edges.install_after(app, audit_actions.record_refusal)
+
+
+def _install_gateway(app: Flask) -> None:
+    waiters = Waiters()
+    app.extensions |= {"waiters": waiters, "rates": Rates()}
+    app.config["MAX_CONTENT_LENGTH"] = limits.ANSWER_BYTES
+    link_edges.install(app)
+    app.register_blueprint(gateway)
+    app.add_url_rule("/health/live", "live", lambda: {"status": "ok"})
+    Watch(app, waiters, app.extensions["ops"].redis).start()

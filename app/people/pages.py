@@ -47,7 +47,6 @@ USER_COLUMNS = (
     Column("status", _l("Status"), sortable=True),
     Column("last_login_at", _l("Last sign-in"), sortable=True),
     Column("created_at", _l("Created"), sortable=True, klass="wide"),
-    Column("acts", ""),
 )
 STATUS_OF: dict[str, Status] = {"enable": "enabled", "disable": "disabled"}
 USER_FIELDS = (

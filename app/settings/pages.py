@@ -15,19 +15,25 @@ from app.shell import tell
 from config import parse_duration
 
 pages = Blueprint("settings", __name__)
+WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
 @page(pages, "/settings", permission="settings.read")
 def show_settings() -> str:
-    return _settings_page(Form({item.key: item.value for item in queries.runtime_settings(db.session())}))
+    return _settings_page(Form({item.key: _as_text(item.value) for item in queries.runtime_settings(db.session())}))
 
 
 @page(pages, "/settings", permission="settings.manage", methods=("POST",))
 def change_settings() -> Any:
     session = db.session()
-    shown = queries.runtime_settings(session)
-    form: Form[Any] = Form({item.key: request.form.get(item.key, "").strip() for item in shown})
-    changes = {item.key: _typed(form.values[item.key], item) for item in shown if _differs(form.values[item.key], item)}
+    shown = [item for item in queries.runtime_settings(session) if item.key in request.form]
+    form: Form[Any] = Form({item.key: request.form[item.key].strip() for item in shown})
+    typed = {item.key: _typed(form.values[item.key], item.value) for item in shown}
+    changes = {
+        item.key: None if typed[item.key] in ("", item.configured) else typed[item.key]
+        for item in shown
+        if typed[item.key] != item.value
+    }
     try:
         actions.change_settings(session, current_actor(), changes)
     except BadParameter as error:
@@ -38,22 +44,23 @@ def change_settings() -> Any:
     return see_other(url_for("settings.show_settings"))
 
 
-def _typed(text: str, item: queries.Shown) -> Any:
-    """None, meaning what is configured, for an empty field and for the configured value itself."""
-    return None if text == "" or _same(text, item.configured) else text
+def _typed(text: str, present: Any) -> Any:
+    """What was typed, as the kind of value that stands there now if it can be read as one. Empty stays empty."""
+    try:
+        if isinstance(present, bool):
+            return WORDS.get(text.lower(), text)
+        if isinstance(present, float):
+            return parse_duration(text)
+        return int(text) if isinstance(present, int) else text
+    except ValueError:
+        return text
 
 
-def _differs(text: str, item: queries.Shown) -> bool:
-    return not _same(text, item.value)
-
-
-def _same(text: str, value: Any) -> bool:
-    if isinstance(value, float):
-        try:
-            return parse_duration(text) == value
-        except ValueError:
-            return False
-    return text == str(value)
+def _as_text(value: Any) -> str:
+    """Seconds without a needless fraction."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) and value < 1e6 else str(value).removesuffix(".0")
 
 
 def _settings_page(form: Form[Any]) -> str:
@@ -68,5 +75,5 @@ def _help(item: queries.Shown) -> str:
     if item.allowed:
         parts.append(_("Allowed: %(range)s.", range=item.allowed))
     if item.is_changed:
-        parts.append(_("Configured: %(value)s; empty goes back to it.", value=item.configured))
+        parts.append(_("Configured: %(value)s; empty goes back to it.", value=_as_text(item.configured)))
     return " ".join(parts)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from sqlalchemy.orm import Session
 
 from app.kernel.context import ops
-from app.kernel.live_settings import changed_settings, overlaid, value_of
+from app.kernel.live_settings import changed_settings, is_allowed, overlaid, value_of
 from config import Duration, allowed_values, known_settings
 
 
@@ -32,7 +32,7 @@ def runtime_settings(session: Session) -> list[Shown]:
             item.key,
             value_of(effective, item.key),
             value_of(configured, item.key),
-            item.key in stored,
+            item.key in stored and is_allowed(configured, item.key, stored[item.key]),
             allowed_values(item),
             item.info.description or "",
             "s" if seconds in item.info.metadata else "",

@@ -4,9 +4,11 @@ from typing import Any, Literal
 
 from app.kernel.access import PUBLIC
 from app.kernel.api import ApiRoom, Out
+from app.kernel.errors import DatabaseAway, QueueAway
 from app.system import queries
 
 api = ApiRoom("system", "System")
+RETRY_AFTER_S = 5
 
 
 class HealthOut(Out):
@@ -16,5 +18,9 @@ class HealthOut(Out):
 
 @api.get("/health", permission=PUBLIC, summary="Whether database and Redis answer", returns=HealthOut)
 def show_health() -> dict[str, Any]:
-    checks = queries.health()
-    return {"status": "ok" if set(checks.values()) == {"ok"} else "unhealthy", "checks": checks}
+    health = queries.health()
+    if health["checks"]["database"] != "ok":
+        raise DatabaseAway(data=health, retry_after_s=RETRY_AFTER_S)
+    if health["checks"]["redis"] != "ok":
+        raise QueueAway(data=health, retry_after_s=RETRY_AFTER_S)
+    return health

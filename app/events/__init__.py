@@ -1,0 +1,1 @@
+"""Events: everything that happens to nodes and to the fleet, on a timeline."""

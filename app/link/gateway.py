@@ -1,0 +1,294 @@
+"""What Daemons call: enrol, renew, recover, check in, poll, report, live. docs/protocol.md tells every message."""
+
+import logging
+import random
+from typing import Any
+
+from flask import Blueprint, Response, current_app, request, send_file
+from sqlalchemy import update
+from sqlalchemy.orm import Session
+
+from app.commands import actions as commands
+from app.kernel.clock import now
+from app.kernel.context import ops
+from app.kernel.db import db, in_transaction
+from app.kernel.logs import log_context
+from app.kernel.pki import to_pem
+from app.kernel.telemetry import HELD_POLLS
+from app.kernel.wake import CHECK_IN, REVOKED
+from app.link import live
+from app.link.checkin import ChallengeError, take_checkin
+from app.link.edges import Rates, answer, body, refused
+from app.link.identity import Peer, certificate_der, peer, refusal
+from app.link.settings import settings_for
+from app.link.takers import TAKERS
+from app.link.waiting import Waiter, Waiters
+from app.nodes import enrolment, install
+from app.nodes.models import MEMBERS, Node, NodeCertificate
+from protocol import errors as wire
+from protocol import limits
+from protocol.checkin import CheckInAnswer, parse_checkin
+from protocol.commands import LiveWish, PollAnswer, ReportsAnswer, parse_poll, parse_report, parse_reports
+from protocol.enrolment import (
+    APPROVED,
+    PENDING,
+    Certificate,
+    EnrollApproved,
+    EnrollPending,
+    parse_enroll,
+    parse_recover,
+    parse_renew,
+)
+from protocol.metrics import LiveAnswer, parse_live
+from protocol.times import to_text
+from protocol.version import INSTANCE_HEADER
+
+log = logging.getLogger(__name__)
+gateway = Blueprint("link", __name__, url_prefix="/daemon/v1")
+PENDING_POLL_S = 5
+
+
+def waiters() -> Waiters:
+    found: Waiters = current_app.extensions["waiters"]
+    return found
+
+
+def rates() -> Rates:
+    found: Rates = current_app.extensions["rates"]
+    return found
+
+
+def caller() -> Peer:
+    found = peer(db.session(), waiters().known)
+    log_context.set({"ip": request.remote_addr or "proxy", "node_uuid": str(found.node_id)})
+    return found
+
+
+def server_time() -> str:
+    return to_text(now().timestamp())
+
+
+@gateway.get("/ca.pem")
+def ca_pem() -> Response:
+    return Response(to_pem(ops().keys.authority.certificate), mimetype="application/x-pem-file")
+
+
+@gateway.get("/install.sh")
+def install_script() -> Response:
+    return Response(install.script(), mimetype="text/x-shellscript")
+
+
+@gateway.get("/kits/<any(amd64, arm64):arch>")
+def kit(arch: str) -> Response:
+    """No secret is in it; what a host does with it, it decides by the digest in its script."""
+    rates().take(request.remote_addr, "kit", 0.5, 10)
+    path = install.kit_file(arch)
+    if path is None or not path.is_file():
+        raise refusal(wire.NOT_FOUND, "", "there is no kit for this architecture: run make kit")
+    return send_file(path, mimetype="application/gzip", conditional=True)
+
+
+@gateway.post("/enroll")
+def enroll() -> Response:
+    rates().take(request.remote_addr, "enroll", 100, 1000)
+    message = parse_enroll(body(limits.ENROLL_BYTES))
+    session = db.session()
+    origin = _origin(session)
+    result = in_transaction(session, lambda: enrolment.enroll(session, message, request.remote_addr or "", origin))
+    if isinstance(result, enrolment.Queued):
+        return answer(EnrollPending(PENDING, result.ticket, PENDING_POLL_S, server_time()), 202)
+    node, certificate = result.node, result.certificate
+    return answer(
+        EnrollApproved(
+            APPROVED,
+            node.id,
+            node.uuid,
+            certificate.pem,
+            to_text(certificate.not_after.timestamp()),
+            to_pem(ops().keys.authority.certificate).decode(),
+            enrolment.command_key(node),
+            settings_for(),
+            server_time(),
+        )
+    )
+
+
+def _origin(session: Session) -> Node | None:
+    """The node whose certificate a host shows that was told to enrol as itself."""
+    if certificate_der(request) is None:
+        return None
+    node = session.get(Node, caller().node_id)
+    return node if node is not None and node.status in MEMBERS and node.is_cloned else None
+
+
+@gateway.post("/renew")
+def renew() -> Response:
+    found = caller()
+    rates().take(found.node_id, "renew", 0.1, 5)
+    message = parse_renew(body(limits.ENROLL_BYTES))
+    session = db.session()
+    made = in_transaction(session, lambda: enrolment.renew(session, _node(session, found), message.csr_pem))
+    return answer(_certificate(made))
+
+
+@gateway.post("/recover")
+def recover() -> Response:
+    rates().take(request.remote_addr, "recover", 10, 100)
+    message = parse_recover(body(limits.ENROLL_BYTES))
+    session = db.session()
+    admitted = in_transaction(session, lambda: enrolment.recover(session, message, request.remote_addr or ""))
+    return answer(_certificate(admitted.certificate))
+
+
+def _certificate(made: NodeCertificate) -> Certificate:
+    authority = to_pem(ops().keys.authority.certificate).decode()
+    return Certificate(APPROVED, made.pem, to_text(made.not_after.timestamp()), authority, server_time())
+
+
+@gateway.post("/checkin")
+def checkin() -> Response:
+    found = caller()
+    rates().take(found.node_id, "checkin", 1, 10)
+    message = parse_checkin(body(limits.CHECKIN_BYTES, may_be_gzip=True))
+    session = db.session()
+
+    def take() -> CheckInAnswer:
+        node = _node(session, found)
+        _prove(session, node, found)
+        return take_checkin(session, node, message, request.remote_addr or "")
+
+    try:
+        taken = in_transaction(session, take)
+    except ChallengeError as error:
+        challenge = update(Node).where(Node.id == error.node_id).values(challenge=error.challenge)
+        in_transaction(session, lambda: session.execute(challenge))
+        return refused(error, {"challenge": error.challenge})
+    if not taken.reenrol:
+        waiters().wake_others(found.node_id, message.instance_id)
+    return answer(taken)
+
+
+def _node(session: Session, found: Peer) -> Node:
+    node = session.get(Node, found.node_id)
+    if node is None:
+        raise refusal(wire.NOT_AUTHENTICATED, wire.CERTIFICATE_UNKNOWN, "the node was deleted")
+    return node
+
+
+def _prove(session: Session, node: Node, found: Peer) -> None:
+    """Whatever a host says under a candidate proves it."""
+    if found.state == "candidate":
+        certificate = session.query(NodeCertificate).filter_by(fingerprint=found.fingerprint).one()
+        if certificate.state == "candidate":
+            enrolment.prove(session, node, certificate)
+            waiters().known.drop({node.id})
+
+
+def _check_instance(node: Node) -> str:
+    """Only the Daemon that checked in last speaks for its node."""
+    if node.status not in MEMBERS:
+        raise refusal(wire.FORBIDDEN, wire.REVOKED, f"this node is {node.status}")
+    instance = request.headers.get(INSTANCE_HEADER, "")
+    if not instance or instance != node.instance_id:
+        raise refusal(wire.CONFLICT, wire.CHECKIN_FIRST, "check in first")
+    return instance
+
+
+@gateway.post("/poll")
+def poll() -> Response:
+    """Held until there is something to say. Registers first, looks then, waits last; while it waits it owns nothing."""
+    found = caller()
+    rates().take(found.node_id, "poll", 5, 20)
+    message = parse_poll(body(limits.POLL_BYTES))
+    instance = request.headers.get(INSTANCE_HEADER, "")
+    waiter = waiters().enter(found.node_id, instance)
+    HELD_POLLS.inc()
+    try:
+        ready = _ready(found, message.have)
+        if ready is None and message.wait_s:
+            db.session.remove()
+            _wait(waiter, message.wait_s)
+            ready = _ready(found, message.have, waiter.reasons)
+    finally:
+        HELD_POLLS.dec()
+        waiters().leave(waiter)
+    return answer(ready or _nothing(waiter))
+
+
+def _wait(waiter: Waiter, wait_s: int) -> None:
+    """Jittered, so that ten thousand hosts that came at once do not come back at once."""
+    draining = request.environ.get("ops.draining")
+    if draining is not None and draining.is_set():
+        waiter.reasons.add("draining")
+        return
+    if draining is not None:
+        draining.rawlink(lambda _event: waiter.wake("draining"))
+    waiter.signal.wait(wait_s * random.uniform(0.9, 1.0))  # noqa: S311  spreads load, guards nothing
+
+
+def _ready(found: Peer, have: tuple[str, ...], reasons: set[str] | None = None) -> PollAnswer | None:
+    """What there is to say to this host now; None if nothing. Commands are handed out only here, and signed."""
+    why = reasons or set()
+    if REVOKED in why:
+        waiters().known.drop({found.node_id})
+        peer(db.session(), waiters().known)
+    if why & {"replaced", "draining"}:
+        return None
+    session = db.session()
+
+    def look() -> PollAnswer | None:
+        node = _node(session, found)
+        _check_instance(node)
+        _prove(session, node, found)
+        orders = commands.deliver(session, node, have) if commands.has_waiting(session, node.id) or have else []
+        wish = live.wanted_until(node.id)
+        wants_checkin = CHECK_IN in why
+        if not orders and wish is None and not wants_checkin:
+            return None
+        return PollAnswer(tuple(orders), False, False, wants_checkin, LiveWish(wish) if wish else None, server_time())
+
+    return in_transaction(session, look)
+
+
+def _nothing(waiter: Waiter) -> PollAnswer:
+    return PollAnswer((), False, "draining" in waiter.reasons, False, None, server_time())
+
+
+@gateway.post("/commands/reports")
+def reports() -> Response:
+    found = caller()
+    rates().take(found.node_id, "reports", 10, 20)
+    message = parse_reports(body(limits.REPORTS_BYTES, may_be_gzip=True))
+    results = _take_reports(found, message.reports)
+    return answer(ReportsAnswer(tuple(results), server_time()))
+
+
+@gateway.post("/commands/<uuid:command>/<any(accept, start, output, result):kind>")
+def report(command: Any, kind: str) -> Response:
+    found = caller()
+    rates().take(found.node_id, "reports", 10, 20)
+    message = parse_report(body(limits.REPORT_BYTES), str(command), kind)
+    outcome = _take_reports(found, (message,))[0]
+    if not outcome.ok:
+        code = wire.NOT_FOUND if outcome.reason == wire.UNKNOWN_COMMAND else wire.CONFLICT
+        raise refusal(code, outcome.reason or "", "this report is not about an open command of this node")
+    return answer({"ok": True, "server_time": server_time()})
+
+
+def _take_reports(found: Peer, messages: tuple[Any, ...]) -> list[Any]:
+    session = db.session()
+
+    def take() -> list[Any]:
+        _check_instance(_node(session, found))
+        return commands.take_reports(session, found.node_id, messages, TAKERS)
+
+    return in_transaction(session, take)
+
+
+@gateway.post("/live")
+def live_samples() -> Response:
+    found = caller()
+    rates().take(found.node_id, "live", 2, 10)
+    message = parse_live(body(limits.LIVE_BYTES))
+    live.keep(found.node_id, message.samples)
+    return answer(LiveAnswer(live.wanted_until(found.node_id)))

@@ -1,0 +1,161 @@
+"""Held polls: who waits, and how they are woken. A waiter owns a greenlet and an entry here, no connection to anything.
+
+Whoever waits registers first, then looks in the database, then waits; so nothing committed in between is missed. One
+greenlet listens to Redis; another asks the database once a second, so that a lost message or a dead Redis costs a
+second and not a poll.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+from typing import Any
+
+from flask import Flask
+from redis import Redis
+from redis.exceptions import RedisError
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.commands.models import Command
+from app.kernel.clock import now
+from app.kernel.db import db, in_transaction, is_away, reading, set_reads_only
+from app.kernel.errors import AppError
+from app.kernel.wake import CHANNEL, COMMAND, REVOKED, read_wake
+from app.link.identity import KnownPeers
+from app.link.presence import note_presence
+from app.nodes.models import Revocation
+from protocol.states import QUEUED
+
+log = logging.getLogger(__name__)
+SWEEP_S = 1.0
+PRESENCE_S = 5.0
+LOOK_BACK = timedelta(seconds=10)
+"""Transactions do not commit in the order of their times: each sweep looks this far back again."""
+
+
+class Waiter:
+    """One held poll."""
+
+    __slots__ = ("instance", "node_id", "reasons", "signal")
+
+    def __init__(self, node_id: int, instance: str) -> None:
+        self.node_id, self.instance = node_id, instance
+        self.signal = threading.Event()
+        self.reasons: set[str] = set()
+
+    def wake(self, why: str) -> None:
+        self.reasons.add(why)
+        self.signal.set()
+
+
+class Waiters:
+    """The held polls of this process, one for each node at the most: a second one ends the first."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, Waiter] = {}
+        self.known = KnownPeers()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def enter(self, node_id: int, instance: str) -> Waiter:
+        waiter = Waiter(node_id, instance)
+        earlier = self._held.get(node_id)
+        self._held[node_id] = waiter
+        if earlier is not None:
+            earlier.wake("replaced")
+        return waiter
+
+    def leave(self, waiter: Waiter) -> None:
+        if self._held.get(waiter.node_id) is waiter:
+            del self._held[waiter.node_id]
+
+    def wake(self, node_ids: Iterable[int], why: str) -> None:
+        for node_id in node_ids:
+            if waiter := self._held.get(node_id):
+                waiter.wake(why)
+
+    def wake_others(self, node_id: int, instance: str) -> None:
+        """A new instance of a Daemon was accepted: a poll that an older one still holds is over."""
+        waiter = self._held.get(node_id)
+        if waiter is not None and waiter.instance != instance:
+            waiter.wake("replaced")
+
+    def wake_all(self, why: str) -> None:
+        for waiter in list(self._held.values()):
+            waiter.wake(why)
+
+
+class Watch:
+    """The two greenlets of a gateway process that wake its waiters."""
+
+    def __init__(self, app: Flask, waiters: Waiters, redis: Redis) -> None:
+        self._app, self._waiters, self._redis = app, waiters, redis
+        self._revocations_seen: set[int] = set()
+        self._next_presence = 0.0
+        self.started_at: datetime = now()
+
+    def start(self) -> None:
+        for run in (self._listen, self._sweep):
+            threading.Thread(target=run, daemon=True, name=run.__name__).start()
+
+    def _listen(self) -> None:
+        while True:
+            self._guarded(self._listen_once)
+            time.sleep(SWEEP_S)
+
+    def _listen_once(self) -> None:
+        with self._redis.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
+            channel.subscribe(CHANNEL)
+            self._waiters.wake_all("resubscribed")
+            while True:
+                message = channel.get_message(timeout=5.0)
+                wake = read_wake(message["data"]) if message else None
+                if wake is not None:
+                    self._woken(*wake)
+
+    def _woken(self, why: str, node_ids: list[int]) -> None:
+        if why == REVOKED:
+            self._waiters.known.drop(set(node_ids))
+        self._waiters.wake(node_ids, why)
+
+    def _sweep(self) -> None:
+        while True:
+            self._guarded(self._sweep_once)
+            time.sleep(SWEEP_S)
+
+    def _sweep_once(self) -> None:
+        with self._app.app_context():
+            try:
+                with reading():
+                    self._look()
+                if time.monotonic() >= self._next_presence:
+                    set_reads_only(False)
+                    in_transaction(db.session(), lambda: note_presence(db.session(), self.started_at))
+                    self._next_presence = time.monotonic() + PRESENCE_S
+            finally:
+                db.session.remove()
+
+    def _look(self) -> None:
+        session, since = db.session(), now() - LOOK_BACK
+        commanded = select(Command.node_id).where(Command.issued_at > since, Command.state == QUEUED).distinct()
+        self._waiters.wake(session.scalars(commanded).all(), COMMAND)
+        fresh = session.execute(select(Revocation.id, Revocation.node_id).where(Revocation.revoked_at > since)).all()
+        unseen = {node_id for row_id, node_id in fresh if row_id not in self._revocations_seen}
+        self._revocations_seen = {row_id for row_id, _node_id in fresh}
+        if unseen:
+            self._woken(REVOKED, list(unseen))
+
+    def _guarded(self, work: Callable[[], Any]) -> None:
+        """One round of a loop that must not end. What keeps it from its work for now is one line, not a trace."""
+        try:
+            work()
+        except (RedisError, AppError) as error:
+            log.warning("the watch of held polls waits: %s", type(error).__name__)
+        except SQLAlchemyError as error:
+            if not is_away(error):
+                log.exception("the watch of held polls failed")
+        except Exception:
+            log.exception("the watch of held polls failed")

@@ -1,0 +1,1 @@
+"""Metrics: what hosts measured, kept raw and rolled up, for charts, the API and Prometheus."""

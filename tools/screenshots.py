@@ -1,0 +1,217 @@
+"""Pictures of the pages, taken from a private Manager with made-up people: `python -m tools.screenshots DIRECTORY`.
+
+Each page is taken wide and narrow, light and dark, in each language. `--manual` takes the few that the manuals show.
+"""
+
+import argparse
+import contextlib
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flask_migrate import upgrade
+from playwright.sync_api import Page
+from sqlalchemy import update
+
+from app.audit.actions import record
+from app.audit.models import AuditRow
+from app.factory import create_app
+from app.kernel.access import Actor
+from app.kernel.clock import now
+from app.kernel.db import db, in_transaction
+from app.kernel.secrets import Keys, create_missing_keys, load_keys
+from app.people import actions
+from app.people.identity import COOKIE
+from app.people.models import User
+from app.people.schemas import TokenCreate, UserCreate, UserUpdate
+from config import Settings, load_settings
+from tests.browser import Browser
+from tests.services import Redis
+from tests.web.server import WebServer
+
+ROOT = Path(__file__).resolve().parent.parent
+IMAGES = ROOT / "docs" / "images"
+PASSWORD = "a-picture-of-a-password"  # noqa: S105  of people who do not exist
+WIDE, NARROW = (1440, 900), (390, 844)
+LANGUAGES = {"en": "en-US", "zh": "zh-CN"}
+# Name, e-mail, role, address, minutes since the last sign-in (none: never), enabled.
+PEOPLE: Sequence[tuple[str, str | None, str, str, int | None, bool]] = (
+    ("alice", "alice@example.org", "admin", "10.20.0.14", 3, True),
+    ("bob.meyer", "bob.meyer@example.org", "operator", "10.20.0.31", 26, True),
+    ("chen.wei", "chen.wei@example.org", "admin", "10.20.4.8", 95, True),
+    ("deploy-bot", None, "operator", "10.20.9.2", 11, True),
+    ("erika", "erika@example.org", "viewer", "192.168.7.110", 60 * 26, True),
+    ("li.na", "li.na@example.org", "operator", "10.20.4.19", 60 * 5, True),
+    ("monitoring", None, "viewer", "10.20.9.3", 1, True),
+    ("oscar", "oscar@example.org", "operator", "10.20.0.77", 60 * 24 * 64, False),
+    ("vera", "vera@example.org", "viewer", "", None, True),
+)
+
+
+class Shot(NamedTuple):
+    """A page, and what is done on it before the picture is taken."""
+
+    name: str
+    path: str
+    click: str = ""
+    """A link or button to press first."""
+    fill: str = ""
+    is_public: bool = False
+
+
+SHOTS = (
+    Shot("sign-in", "/login", is_public=True),
+    Shot("sign-in-wrong", "/login", "main [type=submit]", is_public=True),
+    Shot("users", "/users"),
+    Shot("users-picked", "/users", "[data-all]"),
+    Shot("users-nothing", "/users?keyword=zzz"),
+    Shot("user-new", "/users", "a[href='/users/new']"),
+    Shot("user", "/users/{bob}"),
+    Shot("user-delete", "/users/{bob}", "a[href$='/delete']"),
+    Shot("audit", "/audit"),
+    Shot("audit-filtered", "/audit?status=failed&keyword=10.20"),
+    Shot("audit-entry", "/audit", "table a[data-dialog] >> nth=3"),
+    Shot("settings", "/settings"),
+    Shot("profile", "/profile"),
+    Shot("password", "/profile/password", "main [type=submit]"),
+    Shot("sessions", "/profile/sessions"),
+    Shot("tokens", "/profile/tokens"),
+    Shot("token-new", "/profile/tokens/new"),
+    Shot("documentation", "/documentation"),
+    Shot("not-found", "/nowhere"),
+    Shot("styleguide", "/styleguide"),
+)
+MANUAL = ("sign-in", "users", "audit")
+
+
+class Stage(NamedTuple):
+    """A running Manager, and what its pages are called and opened with."""
+
+    url: str
+    cookie: str
+    numbers: dict[str, int]
+
+
+@contextlib.contextmanager
+def stage() -> Iterator[Stage]:
+    """A Manager on temporary data, with people who have done something."""
+    with tempfile.TemporaryDirectory(prefix="ops-screenshots-") as directory, Redis() as redis:
+        settings = load_settings([], {"OPS_DATA_DIR": directory, "OPS_REDIS_URL": redis.url})
+        create_missing_keys(settings)
+        cookie, numbers = _furnish(settings, load_keys(settings))
+        with WebServer(settings) as server:
+            yield Stage(server.url, cookie, numbers)
+
+
+def _furnish(settings: Settings, keys: Keys) -> tuple[str, dict[str, int]]:
+    app = create_app(settings, keys=keys)
+    with app.app_context():
+        upgrade()
+        session, system = db.session(), Actor.system("command line")
+        users = {name: _person(system, name, *rest) for name, *rest in PEOPLE}
+        alice = actions.as_user(
+            Actor(ip="10.20.0.14", user_agent=BROWSER, request_id="8c1f20a94e77d3b6"), users["alice"]
+        )
+        in_transaction(session, lambda: _happenings(alice, users))
+        here = Actor(ip="127.0.0.1", user_agent=BROWSER)
+        cookie = in_transaction(session, lambda: actions.open_browser_session(session, here, users["alice"], PASSWORD))
+        in_transaction(session, lambda: _spread_over_time(users))
+        numbers = {"bob": users["bob.meyer"].id}
+        db.session.remove()
+        db.engine.dispose()
+    return cookie, numbers
+
+
+BROWSER = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.0.0 Safari/537.36"
+
+
+def _person(system: Actor, name: str, email: str | None, role: Any, address: str, *_seen: object) -> User:
+    session = db.session()
+    values = UserCreate(username=name, password=PASSWORD, email=email, role=role)
+    user = in_transaction(session, lambda: actions.create_user(session, system, values))
+    if address:
+        there = Actor(ip=address, user_agent=BROWSER)
+        in_transaction(session, lambda: actions.open_browser_session(session, there, user, PASSWORD))
+    return user
+
+
+def _happenings(alice: Actor, users: dict[str, User]) -> None:
+    session = db.session()
+    stranger = Actor(ip="203.0.113.9", user_agent="curl/8.5.0")
+    actions.update_user(session, alice, users["oscar"].id, UserUpdate(status="disabled"))
+    record(session, stranger, "auth.sign_in", "user", "root", error_message="wrong user name or password, or disabled")
+    record(session, stranger, "auth.sign_in", "user", "admin", error_message="wrong user name or password, or disabled")
+    actions.update_user(session, alice, users["li.na"].id, UserUpdate(role="operator", email="li.na@example.org"))
+    bob = actions.as_user(replace(alice, ip="10.20.0.31"), users["bob.meyer"])
+    record(session, bob, "users.manage", "", None, error_message="not allowed")
+    record(session, alice, "settings.change", "settings", "node.heartbeat_interval", {"value": 60.0}, {"value": 30.0})
+    for name, scopes, days in (("nightly-export", ["*.read"], 90), ("ansible", ["users.read", "audit.read"], None)):
+        ends = now() + timedelta(days=days) if days else None
+        actions.create_token(session, alice, TokenCreate(name=name, scopes=scopes, expires_at=ends))
+
+
+def _spread_over_time(users: dict[str, User]) -> None:
+    """As if all this had taken weeks."""
+    session, present = db.session(), now()
+    for name, _email, _role, _address, minutes, _is_enabled in PEOPLE:
+        users[name].created_at = present - timedelta(days=70 + len(name), hours=len(name))
+        users[name].last_login_at = None if minutes is None else present - timedelta(minutes=minutes)
+    newest = session.query(AuditRow).count() + 1
+    for row in session.query(AuditRow):
+        age = timedelta(minutes=3.2 * (newest - row.id) ** 1.7)
+        session.execute(update(AuditRow).where(AuditRow.id == row.id).values(created_at=present - age))
+
+
+def take(browser: Browser, there: Stage, shot: Shot, path: Path, size: tuple[int, int], **options: Any) -> None:
+    with browser.visit(there.url, viewport=size, **options) as visit:
+        visit.witness.expect("Failed to load resource")
+        if not shot.is_public:
+            visit.context.add_cookies([{"name": COOKIE, "value": there.cookie, "url": there.url}])
+        page = visit.page
+        page.goto(shot.path.format(**there.numbers))
+        if shot.click:
+            _press(page, shot.click)
+        page.screenshot(path=path, full_page=not page.locator("#dialog:visible").count())
+
+
+def _press(page: Page, selector: str) -> None:
+    target = page.locator(selector)
+    if target.first.is_visible():
+        target.first.click()
+        page.wait_for_load_state("networkidle")
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("directory", nargs="?", type=Path, help="where the pictures go")
+    parser.add_argument("--manual", action="store_true", help="take those that the manuals show, into docs/images")
+    parser.add_argument("--only", default="", help="names of pages, separated by commas")
+    parser.add_argument("--variants", default="", help="words that file names must contain, such as 390-dark")
+    parser.add_argument("--no-javascript", action="store_true", help="as a browser without JavaScript shows it")
+    given = parser.parse_args(arguments)
+    if not given.manual and given.directory is None:
+        parser.error("name a directory, or use --manual")
+    wanted = MANUAL if given.manual else tuple(filter(None, given.only.split(","))) or tuple(s.name for s in SHOTS)
+    directory = IMAGES if given.manual else given.directory
+    directory.mkdir(parents=True, exist_ok=True)
+    with stage() as there, Browser() as browser:
+        for shot in (shot for shot in SHOTS if shot.name in wanted):
+            if given.manual:
+                take(browser, there, shot, directory / f"{shot.name}.png", WIDE)
+                continue
+            for size, colours, language in product((WIDE, NARROW), ("light", "dark"), LANGUAGES):
+                name = f"{shot.name}-{size[0]}-{colours}-{language}{'-nojs' if given.no_javascript else ''}"
+                if given.variants in name:
+                    options = {"colour_scheme": colours, "locale": LANGUAGES[language]}
+                    options["javascript"] = not given.no_javascript
+                    take(browser, there, shot, directory / f"{name}.png", size, **options)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
