@@ -3,11 +3,13 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
-from fcntl import LOCK_EX, flock
+from fcntl import LOCK_EX, LOCK_NB, flock
+from typing import IO
 
 import click
 from flask import Flask
@@ -164,17 +166,31 @@ def migration_lock() -> Iterator[None]:
     """Several Managers may start at once; one migrates, the others wait for it."""
     if db.engine.dialect.name == "sqlite":
         with (ops().settings.data_path / "migrate.lock").open("w") as lock:
-            flock(lock, LOCK_EX)
+            _wait_until(lambda: _has_locked(lock))
             yield
         return
     with migration_engine(ops().settings).connect() as connection:
-        got = connection.execute(text(f"SELECT GET_LOCK({LOCK_NAME}, :wait)"), {"wait": LOCK_WAIT_S}).scalar()
-        if got != 1:
-            raise click.ClickException("Another Manager has been migrating the database for two minutes.")
+        _wait_until(lambda: connection.scalar(text(f"SELECT GET_LOCK({LOCK_NAME}, 1)")) == 1)
         try:
             yield
         finally:
             connection.execute(text(f"SELECT RELEASE_LOCK({LOCK_NAME})"))
+
+
+def _wait_until(is_ours: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while not is_ours():
+        if time.monotonic() > deadline:
+            raise click.ClickException("Another Manager has been migrating the database for minutes.")
+        time.sleep(0.1)
+
+
+def _has_locked(file: IO[str]) -> bool:
+    try:
+        flock(file, LOCK_EX | LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager

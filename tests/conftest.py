@@ -59,6 +59,15 @@ class Applications:
             given["OPS_DATABASE_URL"] = server.create_database()
         return load_settings([], given | environment)
 
+    def over(self, server: MariaDb) -> Flask:
+        """A new application over a database server of the caller's."""
+        settings = self.settings("own", OPS_DATABASE_URL=server.create_database())
+        app = create_app(settings, keys=self._keys[1])
+        app.testing = True
+        with app.app_context():
+            upgrade()
+        return app
+
     def empty(self, kind: str) -> Flask:
         if kind not in self._made:
             app = create_app(self.settings(kind), keys=self._keys[1])

@@ -4,6 +4,7 @@ An operation is one decorator on one function. What OpenAPI says of it is what i
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,7 +20,7 @@ from app.kernel import idempotency
 from app.kernel.access import PUBLIC, authorize, current_actor
 from app.kernel.db import db, in_transaction
 from app.kernel.envelope import success
-from app.kernel.errors import AppError, BadParameter, FieldError
+from app.kernel.errors import AppError, BadParameter, FieldError, TooLarge
 from app.kernel.paging import Page
 from app.kernel.types import in_utc
 from app.kernel.validation import field_errors
@@ -173,9 +174,11 @@ def _query(schema: type[BaseModel]) -> BaseModel:
 
 def _body(schema: type[BaseModel]) -> BaseModel:
     """Strict JSON: no "5" for 5, no NaN, no doubled keys, not nested without end."""
+    data = request.get_data()
+    if request.content_length is None and len(data) >= (request.max_content_length or math.inf):
+        raise TooLarge  # of a body that does not say its length, Werkzeug hands over only the beginning
     try:
-        text = request.get_data().decode("utf-8")
-        value = json.loads(text or "{}", parse_constant=_refuse, object_pairs_hook=_without_doubles)
+        value = json.loads(data.decode("utf-8") or "{}", parse_constant=_refuse, object_pairs_hook=_without_doubles)
     except (ValueError, RecursionError) as error:
         reason = _("This is not JSON: %(reason)s", reason=str(error)[:200])
         raise BadParameter(errors=[FieldError("body", reason)]) from None

@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from flask import Response, stream_with_context
+from flask import Response, request
+from flask.globals import app_ctx, request_ctx
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
@@ -46,9 +47,28 @@ def jsonl_response(name: str, rows: Iterable[Mapping[str, Any]]) -> Response:
 
 
 def _download(lines: Iterator[str], file_name: str, mimetype: str) -> Response:
-    response = Response(stream_with_context(lines), mimetype=mimetype)
+    # Whoever asks for the head only never takes a line, and so would never let go of the request.
+    response = Response("" if request.method == "HEAD" else _with_request(lines), mimetype=mimetype)
     response.headers["Content-Disposition"] = f'attachment; filename="{file_name}"'
     return response
+
+
+def _with_request(lines: Iterator[str]) -> Iterator[str]:
+    """Keeps the request, and so its session and its reading transaction, until the last line is sent.
+
+    Flask's own `stream_with_context` ends the request first and takes it up again: a query would then begin a new
+    transaction, a writing one, on a session that nobody closes any more.
+    """
+    application, asked = app_ctx._get_current_object(), request_ctx._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001
+
+    def generator() -> Iterator[str]:
+        with application, asked:
+            yield ""
+            yield from lines
+
+    made = generator()
+    next(made)
+    return made
 
 
 def _cell(value: Any) -> str:

@@ -3,6 +3,7 @@
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from math import ceil
 
 from flask import current_app
 from redis.exceptions import RedisError
@@ -40,7 +41,7 @@ class LocalCounters:
             self._counts[key] = (count + by, ends)
             while len(self._counts) > self.MOST:
                 self._counts.pop(next(iter(self._counts)))
-        return Usage(count + by, max(1, int(ends - present)))
+        return Usage(count + by, max(1, ceil(ends - present)))
 
     def forget(self, key: str) -> None:
         self._counts.pop(key, None)

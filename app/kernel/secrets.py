@@ -29,7 +29,7 @@ from config import Settings
 
 FORM, JWT_ACCESS, JWT_REFRESH = "form.key", "jwt-access.key", "jwt-refresh.key"
 ENCRYPTION, AUDIT = "encryption.json", "audit.pem"
-CA_KEY, CA_CERTIFICATE = "ca.key", "ca.pem"
+CA_KEY, CA_CERTIFICATE, GATEWAY_KEY = "ca.key", "ca.pem", "gateway.key"
 LOCK = ".lock"
 SHORTEST_SECRET = 32
 NONCE_BYTES = 12
@@ -180,7 +180,10 @@ def renew_gateway_certificate(settings: Settings, authority: pki.Authority, at: 
     path, names = gateway_certificate_path(settings), gateway_names(settings)
     if _serves(path, names, authority, at):
         return False
-    key = pki.create_key()
+    # The key outlives certificates and is the same for all Managers: hosts are given its hash to know us by.
+    key = _Reader(settings.keys_path).authority_key(GATEWAY_KEY)
+    if key is None:
+        raise KeysError([f"{settings.keys_path / GATEWAY_KEY} is missing or not what it should be"])
     certificate = authority.sign_server(key.public_key(), names, at=at)
     _write(path, pki.to_pem(key) + pki.to_pem(certificate), replace=True)
     return True
@@ -240,7 +243,7 @@ class _Reader:
 def _needed(settings: Settings) -> list[str]:
     """Names of the files, keys before what is made from them."""
     jwt = settings.auth.jwt
-    names = [FORM, ENCRYPTION, AUDIT, CA_KEY, CA_CERTIFICATE]
+    names = [FORM, ENCRYPTION, AUDIT, CA_KEY, CA_CERTIFICATE, GATEWAY_KEY]
     return names + [JWT_ACCESS] * (not jwt.access_secret) + [JWT_REFRESH] * (not jwt.refresh_secret)
 
 
@@ -268,7 +271,7 @@ def _new_content(directory: Path, name: str) -> bytes:
         return ed25519.Ed25519PrivateKey.generate().private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-    if name == CA_KEY:
+    if name in (CA_KEY, GATEWAY_KEY):
         return pki.to_pem(pki.create_key())
     if name == CA_CERTIFICATE:
         key = serialization.load_pem_private_key((directory / CA_KEY).read_bytes(), password=None)

@@ -23,6 +23,7 @@ TOKEN = re.compile(
     re.DOTALL,
 )
 WORDS = ("and", "or", "not", "in", "notin")
+PLAIN = re.compile(r"""[^\s()=,:!<>"']+""")
 
 
 class Token(NamedTuple):
@@ -83,6 +84,13 @@ Tree = Everything | Match | Comparison | Has | Not | And | Or
 def parse(text: str, field: str = "selector") -> Tree:
     """The tree of a selector. Raises BadParameter that says the column and what was expected there."""
     return _Parser(text, field).whole()
+
+
+def quoted(text: str) -> str:
+    """A word as it may stand in a selector."""
+    if PLAIN.fullmatch(text) and text.lower() not in WORDS:
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def refusal(field: str, column: int, expected: str) -> BadParameter:

@@ -2,9 +2,12 @@
 
 import logging
 import random
+from functools import partial
 from typing import Any
 
 from flask import Blueprint, Response, current_app, request, send_file
+from gevent import get_hub
+from gevent.event import Event
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
@@ -12,6 +15,7 @@ from app.commands import actions as commands
 from app.kernel.clock import now
 from app.kernel.context import ops
 from app.kernel.db import db, in_transaction
+from app.kernel.draining import ENVIRON_KEY
 from app.kernel.logs import log_context
 from app.kernel.pki import to_pem
 from app.kernel.telemetry import HELD_POLLS
@@ -22,7 +26,7 @@ from app.link.edges import Rates, answer, body, refused
 from app.link.identity import Peer, certificate_der, peer, refusal
 from app.link.settings import settings_for
 from app.link.takers import TAKERS
-from app.link.waiting import Waiter, Waiters
+from app.link.waiting import DRAINING, GONE, REPLACED, Waiter, Waiters
 from app.nodes import enrolment, install
 from app.nodes.models import MEMBERS, Node, NodeCertificate
 from protocol import errors as wire
@@ -46,6 +50,7 @@ from protocol.version import INSTANCE_HEADER
 log = logging.getLogger(__name__)
 gateway = Blueprint("link", __name__, url_prefix="/daemon/v1")
 PENDING_POLL_S = 5
+READABLE = 1
 
 
 def waiters() -> Waiters:
@@ -217,13 +222,21 @@ def poll() -> Response:
 
 def _wait(waiter: Waiter, wait_s: int) -> None:
     """Jittered, so that ten thousand hosts that came at once do not come back at once."""
-    draining = request.environ.get("ops.draining")
-    if draining is not None and draining.is_set():
-        waiter.reasons.add("draining")
-        return
-    if draining is not None:
-        draining.rawlink(lambda _event: waiter.wake("draining"))
-    waiter.signal.wait(wait_s * random.uniform(0.9, 1.0))  # noqa: S311  spreads load, guards nothing
+    draining: Event = request.environ[ENVIRON_KEY]
+    on_drain = partial(_on_drain, waiter)
+    # A host that waits for our answer says nothing: what can be read is the end of its connection.
+    gone = get_hub().loop.io(request.environ["gunicorn.socket"].fileno(), READABLE)
+    draining.rawlink(on_drain)
+    gone.start(waiter.wake, GONE)
+    try:
+        waiter.signal.wait(wait_s * random.uniform(0.9, 1.0))  # noqa: S311  spreads load, guards nothing
+    finally:
+        gone.close()
+        draining.unlink(on_drain)
+
+
+def _on_drain(waiter: Waiter, _event: Event) -> None:
+    waiter.wake(DRAINING)
 
 
 def _ready(found: Peer, have: tuple[str, ...], reasons: set[str] | None = None) -> PollAnswer | None:
@@ -232,7 +245,7 @@ def _ready(found: Peer, have: tuple[str, ...], reasons: set[str] | None = None) 
     if REVOKED in why:
         waiters().known.drop({found.node_id})
         peer(db.session(), waiters().known)
-    if why & {"replaced", "draining"}:
+    if why & {REPLACED, DRAINING, GONE}:
         return None
     session = db.session()
 
@@ -240,6 +253,7 @@ def _ready(found: Peer, have: tuple[str, ...], reasons: set[str] | None = None) 
         node = _node(session, found)
         _check_instance(node)
         _prove(session, node, found)
+        node.connection_lost_at = None
         orders = commands.deliver(session, node, have) if commands.has_waiting(session, node.id) or have else []
         wish = live.wanted_until(node.id)
         wants_checkin = CHECK_IN in why
@@ -251,7 +265,7 @@ def _ready(found: Peer, have: tuple[str, ...], reasons: set[str] | None = None) 
 
 
 def _nothing(waiter: Waiter) -> PollAnswer:
-    return PollAnswer((), False, "draining" in waiter.reasons, False, None, server_time())
+    return PollAnswer((), False, DRAINING in waiter.reasons, False, None, server_time())
 
 
 @gateway.post("/commands/reports")

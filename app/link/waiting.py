@@ -25,11 +25,13 @@ from app.kernel.errors import AppError
 from app.kernel.wake import CHANNEL, COMMAND, REVOKED, read_wake
 from app.link.identity import KnownPeers
 from app.link.presence import note_presence
+from app.nodes.actions import note_lost_connections
 from app.nodes.models import Revocation
 from protocol.states import QUEUED
 
 log = logging.getLogger(__name__)
 SWEEP_S = 1.0
+GONE, REPLACED, DRAINING = "gone", "replaced", "draining"
 PRESENCE_S = 5.0
 LOOK_BACK = timedelta(seconds=10)
 """Transactions do not commit in the order of their times: each sweep looks this far back again."""
@@ -55,6 +57,7 @@ class Waiters:
 
     def __init__(self) -> None:
         self._held: dict[int, Waiter] = {}
+        self._lost: dict[int, datetime] = {}
         self.known = KnownPeers()
 
     def __len__(self) -> int:
@@ -62,15 +65,23 @@ class Waiters:
 
     def enter(self, node_id: int, instance: str) -> Waiter:
         waiter = Waiter(node_id, instance)
+        self._lost.pop(node_id, None)
         earlier = self._held.get(node_id)
         self._held[node_id] = waiter
         if earlier is not None:
-            earlier.wake("replaced")
+            earlier.wake(REPLACED)
         return waiter
 
     def leave(self, waiter: Waiter) -> None:
         if self._held.get(waiter.node_id) is waiter:
             del self._held[waiter.node_id]
+            if GONE in waiter.reasons:
+                self._lost[waiter.node_id] = now()
+
+    def take_lost(self) -> dict[int, datetime]:
+        """Nodes whose connection broke while it was held and which have not come back yet, each told once."""
+        lost, self._lost = self._lost, {}
+        return lost
 
     def wake(self, node_ids: Iterable[int], why: str) -> None:
         for node_id in node_ids:
@@ -81,7 +92,7 @@ class Waiters:
         """A new instance of a Daemon was accepted: a poll that an older one still holds is over."""
         waiter = self._held.get(node_id)
         if waiter is not None and waiter.instance != instance:
-            waiter.wake("replaced")
+            waiter.wake(REPLACED)
 
     def wake_all(self, why: str) -> None:
         for waiter in list(self._held.values()):
@@ -131,6 +142,9 @@ class Watch:
             try:
                 with reading():
                     self._look()
+                if lost := self._waiters.take_lost():
+                    set_reads_only(False)
+                    in_transaction(db.session(), lambda: note_lost_connections(db.session(), lost))
                 if time.monotonic() >= self._next_presence:
                     set_reads_only(False)
                     in_transaction(db.session(), lambda: note_presence(db.session(), self.started_at))

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.kernel.clock import now
 from app.kernel.db import TABLE_OPTIONS, Base
+from app.kernel.selectors import quoted
 from app.kernel.types import BigId, Json, LongText, Name, UtcDateTime
 
 PENDING, UNKNOWN, ONLINE, OFFLINE, REJECTED, REVOKED = "pending", "unknown", "online", "offline", "rejected", "revoked"
@@ -148,6 +149,12 @@ class Node(Base):
     @property
     def labels(self) -> dict[str, str]:
         return {row.key: row.value for row in self.label_rows}
+
+    @property
+    def marks(self) -> list[tuple[str, str]]:
+        """Tags and labels in one row, each with the selector that finds those who share it."""
+        tags = [(tag, f"tag:{quoted(tag)}") for tag in self.tags]
+        return tags + [(f"{key}={value}", f"{quoted(key)}={quoted(value)}") for key, value in self.labels.items()]
 
     @property
     def maintenance(self) -> bool:

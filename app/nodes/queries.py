@@ -1,7 +1,8 @@
 """Reading nodes, groups and tokens."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from flask_babel import gettext as _
 from sqlalchemy import ColumnElement, Select, Text, and_, func, not_, or_, select, type_coerce
@@ -25,7 +26,7 @@ from app.nodes.models import (
     SavedView,
     SmartGroup,
 )
-from app.nodes.schemas import NodeQuery, TokenQuery
+from app.nodes.schemas import GroupQuery, NodeQuery, TokenQuery
 from app.nodes.selecting import is_below, members, selected
 
 WITH_NAMES = (selectinload(Node.tag_rows), selectinload(Node.label_rows), selectinload(Node.group))
@@ -205,22 +206,26 @@ class Waiting:
     node: Node
     enrolment: Enrolment
     origin: Node | None
+    token_name: str | None
 
 
 def approval_queue(session: Session, limit: int = 1000) -> list[Waiting]:
     statement = (
-        select(Node, Enrolment)
+        select(Node, Enrolment, EnrollmentToken.name)
         .join(Enrolment, Enrolment.node_id == Node.id)
+        .outerjoin(EnrollmentToken, EnrollmentToken.id == Enrolment.token_id)
         .where(Node.status == PENDING)
         .options(*WITH_NAMES)
         .order_by(Enrolment.created_at)
         .limit(limit)
     )
     rows = session.execute(statement).all()
-    origins = {
-        node.id: node for node in nodes_by_ids(session, [e.origin_node_id for _node, e in rows if e.origin_node_id])
-    }
-    return [Waiting(node, enrolment, origins.get(enrolment.origin_node_id or 0)) for node, enrolment in rows]
+    origin_ids = [enrolment.origin_node_id for _node, enrolment, _name in rows if enrolment.origin_node_id]
+    origins = {node.id: node for node in nodes_by_ids(session, origin_ids)}
+    return [
+        Waiting(node, enrolment, origins.get(enrolment.origin_node_id or 0), token_name)
+        for node, enrolment, token_name in rows
+    ]
 
 
 def certificates(session: Session, node_id: int) -> Sequence[NodeCertificate]:
@@ -264,6 +269,21 @@ def group_tree(session: Session) -> list[Branch]:
             above = "/".join(steps[:depth])
             totals[above] = totals.get(above, 0) + own.get(row.id, 0)
     return [Branch(row, row.path.count("/"), own.get(row.id, 0), totals[row.path]) for row in rows]
+
+
+def groups_page(session: Session, query: GroupQuery) -> Page[Branch]:
+    """A page of the tree. The tree is small, so it is read whole and cut here."""
+    tree = [one for one in group_tree(session) if (query.keyword or "").lower() in one.group.path.lower()]
+    keys: dict[str, Callable[[Branch], Any]] = {
+        "name": lambda branch: (branch.group.name, branch.group.id),
+        "id": lambda branch: branch.group.id,
+        "node_count": lambda branch: (branch.total, branch.group.id),
+    }
+    wanted = query.sort or "tree"
+    if wanted != "tree":
+        tree.sort(key=keys[wanted.removeprefix("-")], reverse=wanted.startswith("-"))
+    start = (query.page - 1) * query.page_size
+    return Page(tree[start : start + query.page_size], len(tree), query.page, query.page_size, wanted)
 
 
 def group_by_id(session: Session, group_id: int) -> NodeGroup:

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from flask_babel import gettext as _
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, StringConstraints
+from pydantic import AfterValidator, AliasChoices, AwareDatetime, BeforeValidator, Field, StringConstraints
 
 from app.kernel.api import In, Out
 from app.kernel.paging import ListQuery
@@ -146,6 +146,7 @@ class BulkForm(MaintenanceForm):
     """Whatever fields the actions on many need; each page shows only its own."""
 
     tags: TypedTags | None = None
+    untags: TypedTags | None = None
     labels: TypedLabels | None = None
     group_id: Id | None = None
 
@@ -158,6 +159,11 @@ class ViewForm(In):
 class GroupRef(Out):
     id: int
     name: str
+
+
+def _copied(attribute: str, name: str) -> Any:
+    """A field that is called otherwise in the table."""
+    return Field(validation_alias=AliasChoices(attribute, name))
 
 
 class NodeOut(Out):
@@ -175,15 +181,15 @@ class NodeOut(Out):
     cpu_cores: int
     memory_total: int
     disk_total: int
-    cpu_usage: float | None = Field(validation_alias="last_cpu_usage")
-    memory_usage: float | None = Field(validation_alias="last_memory_usage")
-    disk_usage: float | None = Field(validation_alias="last_disk_usage")
+    cpu_usage: float | None = _copied("last_cpu_usage", "cpu_usage")
+    memory_usage: float | None = _copied("last_memory_usage", "memory_usage")
+    disk_usage: float | None = _copied("last_disk_usage", "disk_usage")
     status: str
     maintenance: bool
     maintenance_until: AwareDatetime | None
     maintenance_reason: str | None
-    suspect: bool = Field(validation_alias="is_suspect")
-    cloned: bool = Field(validation_alias="is_cloned")
+    suspect: bool = _copied("is_suspect", "suspect")
+    cloned: bool = _copied("is_cloned", "cloned")
     group: GroupRef | None
     group_id: int | None
     tags: list[str]
@@ -226,6 +232,11 @@ class GroupIn(In):
     description: str | None = Field(None, max_length=255)
     parent_id: Id | None = None
     sort_order: int = Field(0, ge=-1_000_000, le=1_000_000)
+
+
+class GroupQuery(ListQuery):
+    keyword: str | None = Field(None, min_length=1, max_length=100, description="In the group's path.")
+    sort: Literal["tree", "name", "-name", "id", "-id", "node_count", "-node_count"] | None = None
 
 
 class GroupUpdate(In):

@@ -17,10 +17,11 @@ from gevent.hub import get_hub
 from greenlet import greenlet
 from gunicorn import util
 
-from app.servers.draining import draining
+from app.kernel.draining import draining
 
 REQUEST_TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 LAST_CHANCE_S = 0.5
+PIECE_BYTES = 64 * 1024
 LINGER_S = 2.0
 LINGER_BYTES = 1024 * 1024
 
@@ -35,11 +36,11 @@ class Pace:
     idle_s: float
     """Between two requests."""
     read_s: float
-    """For a request's head and body, of which large ones get more: see `slowest`."""
+    """For a request's head and body, of which large ones get more (see `slowest`); and for any silence inside it."""
     write_s: float
     """For taking an answer, in the same way."""
     slowest: float = 16 * 1024
-    """Bytes a second. Every byte that came earns time by this rate, so uploads may take long but may not trickle."""
+    """Bytes a second. Every byte earns time by this rate: large bodies may take long, but may not trickle."""
 
 
 class SlowClientError(ConnectionResetError):
@@ -121,12 +122,14 @@ class PacedSocket:
         return data
 
     def sendall(self, data: bytes, flags: int = 0) -> None:
-        self._sent += len(data)
-        left_s = self._pace.write_s + self._sent / self._pace.slowest - self._write_wait_s
-        began = time.monotonic()
-        with _Limit(left_s):
-            self._sock.sendall(data, flags)
-        self._write_wait_s += time.monotonic() - began
+        for start in range(0, len(data), PIECE_BYTES):
+            piece = data[start : start + PIECE_BYTES]
+            self._sent += len(piece)
+            began = time.monotonic()
+            earned_s = self._pace.write_s + self._sent / self._pace.slowest - self._write_wait_s
+            with _Limit(min(self._pace.write_s, earned_s)):
+                self._sock.sendall(piece, flags)
+            self._write_wait_s += time.monotonic() - began
 
     def send(self, data: bytes, flags: int = 0) -> int:
         self.sendall(data, flags)
@@ -162,7 +165,8 @@ class PacedSocket:
 
     def _time_to_read(self) -> float:
         if not self._is_idle:
-            return self._pace.read_s + self._received / self._pace.slowest - self._read_wait_s
+            earned_s = self._pace.read_s + self._received / self._pace.slowest - self._read_wait_s
+            return min(self._pace.read_s, earned_s)
         if draining.is_set():
             return LAST_CHANCE_S if self._is_first else 0.01
         return self._pace.first_s if self._is_first else self._pace.idle_s

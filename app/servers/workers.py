@@ -17,7 +17,7 @@ from gevent.server import StreamServer
 from gunicorn.sock import ssl_context
 from gunicorn.workers.ggevent import GeventWorker
 
-from app.servers.draining import ENVIRON_KEY, draining
+from app.kernel.draining import ENVIRON_KEY, draining
 from app.servers.paced import LAST_CHANCE_S, Pace, PacedSocket
 
 log = logging.getLogger(__name__)

@@ -266,7 +266,8 @@ def settings_with(tmp_path: Path, **environment: str):
 
 def test_settings_decide_where_and_how(root_logger, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stderr", stream := io.StringIO())
-    configure_logging(settings_with(tmp_path, OPS_LOG__FORMAT="text", OPS_LOG__OUTPUT="stderr", OPS_LOG__LEVEL="warning"))
+    given = {"OPS_LOG__FORMAT": "text", "OPS_LOG__OUTPUT": "stderr", "OPS_LOG__LEVEL": "warning"}
+    configure_logging(settings_with(tmp_path, **given))
     logging.getLogger("x").info("not important")
     logging.getLogger("x").warning("important")
     assert "important" in stream.getvalue()
@@ -290,7 +291,8 @@ def test_the_file_is_private(root_logger, tmp_path):
 
 
 def test_the_file_may_lie_elsewhere(root_logger, tmp_path):
-    configure_logging(settings_with(tmp_path, OPS_LOG__FILE__ENABLED="true", OPS_LOG__FILE__PATH=str(tmp_path / "x.log")))
+    given = {"OPS_LOG__FILE__ENABLED": "true", "OPS_LOG__FILE__PATH": str(tmp_path / "x.log")}
+    configure_logging(settings_with(tmp_path, **given))
     logging.getLogger("x").info("there")
     assert "there" in (tmp_path / "x.log").read_text()
 

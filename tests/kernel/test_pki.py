@@ -1,5 +1,6 @@
 """Our certificate authority: what it signs, what it refuses to sign, and whom it recognises."""
 
+import contextlib
 import datetime as dt
 import ssl
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from app.kernel import pki
 NODE = UUID("11111111-2222-4333-8444-555555555555")
 YEAR = dt.timedelta(days=365)
 NOW = dt.datetime(2026, 5, 4, 12, tzinfo=dt.UTC)
+SHA256 = hashes.SHA256()
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +25,7 @@ def authority() -> pki.Authority:
     return pki.create_authority(at=NOW)
 
 
-def request(key=None, name="web-1", extensions=(), algorithm=hashes.SHA256()) -> bytes:
+def request(key=None, name="web-1", extensions=(), algorithm=SHA256) -> bytes:
     key = key or pki.create_key()
     builder = x509.CertificateSigningRequestBuilder().subject_name(
         x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -173,10 +175,8 @@ def test_openssl_accepts_both_kinds(authority, tmp_path):
     here = ours.wrap_bio(to_client, to_server, server_hostname="localhost")
     for _ in range(4):
         for side in (here, there):
-            try:
+            with contextlib.suppress(ssl.SSLWantReadError):
                 side.do_handshake()
-            except ssl.SSLWantReadError:
-                pass
     assert pki.identify_node(there.getpeercert(True), authority.certificate) == NODE
 
 
@@ -193,7 +193,7 @@ def test_another_authority_of_the_same_name_proves_nothing(authority):
         pki.identify_node(forger.sign_node(request(), NODE, YEAR, at=NOW), authority.certificate, NOW)
 
 
-@pytest.mark.parametrize("at", [NOW - dt.timedelta(days=2), NOW + YEAR + dt.timedelta(seconds=1)], ids=["early", "late"])
+@pytest.mark.parametrize("at", [NOW - dt.timedelta(days=2), NOW + YEAR + dt.timedelta(minutes=1)])
 def test_dates_count_unless_told_otherwise(authority, at):
     certificate = authority.sign_node(request(), NODE, YEAR, at=NOW)
     with pytest.raises(pki.CertificateError, match="expired"):

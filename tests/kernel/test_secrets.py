@@ -18,6 +18,7 @@ from config import Settings, load_settings
 
 ALL = {
     "form.key", "jwt-access.key", "jwt-refresh.key", "encryption.json", "audit.pem", "ca.key", "ca.pem",
+    "gateway.key",
 }  # fmt: skip
 
 
@@ -123,7 +124,7 @@ def test_loading_names_every_missing_file(settings):
     assert {line.split("/")[-1] for line in caught.value.problems} == {f"{name} is missing" for name in ALL}
 
 
-@pytest.mark.parametrize("name", sorted(ALL))
+@pytest.mark.parametrize("name", sorted(ALL - {"gateway.key"}))
 def test_loading_names_a_broken_file(settings, name):
     create_missing_keys(settings)
     (settings.keys_path / name).write_bytes(b"x")
@@ -205,7 +206,9 @@ def test_a_secret_moved_to_another_row_stays_shut(box):
         box.decrypt(sealed, "totp:8")
 
 
-@pytest.mark.parametrize("change", [lambda s: s[:-2], lambda s: s + "AA", lambda s: "", lambda s: s.split(".")[0], lambda s: "x." + s])
+@pytest.mark.parametrize(
+    "change", [lambda s: s[:-2], lambda s: s + "AA", lambda s: "", lambda s: s.split(".")[0], lambda s: "x." + s]
+)
 def test_a_changed_secret_stays_shut(box, change):
     with pytest.raises(SealError):
         box.decrypt(change(box.encrypt(b"hunter2", "a")), "a")
@@ -247,7 +250,8 @@ NOW = dt.datetime(2026, 5, 4, tzinfo=dt.UTC)
 
 
 @pytest.fixture
-def authority() -> pki.Authority:
+def authority(settings: Settings) -> pki.Authority:
+    create_missing_keys(settings)
     return pki.create_authority(at=NOW)
 
 
@@ -258,8 +262,10 @@ def gateway_certificate(settings: Settings) -> x509.Certificate:
 def test_the_gateway_is_named_as_everybody_may_call_it(tmp_path, authority):
     given = {"OPS_GATEWAY_URL": "https://Ops.Example:9443", "OPS_SERVER__GATEWAY__NAMES": "10.0.0.5, ops2.example"}
     settings = settings_for(tmp_path, **given)
+    create_missing_keys(settings)
     assert secrets.renew_gateway_certificate(settings, authority, NOW)
-    expected = {"ops.example", "10.0.0.5", "ops2.example", "localhost", "127.0.0.1", "::1", socket.gethostname().lower()}
+    expected = {"ops.example", "10.0.0.5", "ops2.example", "localhost", "127.0.0.1", "::1"}
+    expected.add(socket.gethostname().lower())
     assert pki.server_names(gateway_certificate(settings)) == expected
 
 
@@ -281,6 +287,13 @@ def test_a_certificate_is_renewed_when_less_than_a_third_of_its_life_is_left(set
     later = NOW + dt.timedelta(days=490)
     assert secrets.renew_gateway_certificate(settings, authority, later)
     assert gateway_certificate(settings).not_valid_after_utc == later + dt.timedelta(days=730)
+
+
+def test_the_key_that_hosts_know_the_gateway_by_survives_renewals(settings, authority):
+    secrets.renew_gateway_certificate(settings, authority, NOW)
+    before = gateway_certificate(settings).public_key()
+    assert secrets.renew_gateway_certificate(settings, authority, NOW + dt.timedelta(days=490))
+    assert gateway_certificate(settings).public_key() == before
 
 
 def test_a_certificate_is_renewed_when_names_change(settings, authority):
