@@ -12,7 +12,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := run
 .DELETE_ON_ERROR:
-.PHONY: run test test-fast check format catalogues update-catalogues venv requirements clean
+.PHONY: run test test-fast check bench kit format documents catalogues update-catalogues venv requirements clean
 
 # `exec`, so that Ctrl-C and SIGTERM reach the Manager itself and make waits for it to end.
 run: $(RUNTIME) $(CATALOGUES)
@@ -29,6 +29,18 @@ test-fast: $(DEVELOPMENT) $(CATALOGUES)
 
 check: $(DEVELOPMENT)
 	@$(PYTHON) -m tools.check $(ARGS)
+
+# A short run of the measurements; each of them is a command of its own with more options.
+bench: $(DEVELOPMENT) $(CATALOGUES)
+	@$(PYTHON) -m bench.fleet --nodes 100 --seconds 30 --interval 20 $(ARGS)
+
+# What new hosts get. Needs the package index once; the Manager serves it from then on.
+kit: $(DEVELOPMENT)
+	@$(PYTHON) -m tools.build_kit $(ARGS)
+
+# Documents that are made from the settings.
+documents: $(DEVELOPMENT)
+	@$(PYTHON) -m tools.write_configuration
 
 format: $(DEVELOPMENT)
 	@$(PYTHON) -m ruff check --quiet --fix --exit-zero .

@@ -10,6 +10,8 @@ from app import cli, shell
 from app.audit import actions as audit_actions
 from app.audit.api import api as audit_api
 from app.audit.pages import pages as audit_pages
+from app.events.api import api as events_api
+from app.events.pages import pages as events_pages
 from app.kernel import edges, i18n
 from app.kernel.broker import connect_redis
 from app.kernel.context import Ops, Plane, attach
@@ -19,6 +21,17 @@ from app.link import edges as link_edges
 from app.link.edges import Rates
 from app.link.gateway import gateway
 from app.link.waiting import Waiters, Watch
+from app.metrics.api import api as metrics_api
+from app.metrics.pages import pages as metrics_pages
+from app.nodes.api import api as nodes_api
+from app.nodes.pages import pages as nodes_pages
+from app.nodes.pages_enrolment import pages as enrolment_pages
+from app.nodes.pages_groups import pages as groups_pages
+from app.nodes.pages_node import pages as node_pages
+from app.nodes.queries import waiting_nodes
+from app.overview.api import api as overview_api
+from app.overview.pages import pages as overview_pages
+from app.overview.pages_live import pages as live_pages
 from app.people.api import api as people_api
 from app.people.identity import identify
 from app.people.pages import pages as people_pages
@@ -30,8 +43,30 @@ from app.system.pages import styleguide_pages
 from config import Settings
 from protocol import limits
 
-PAGES = (people_pages, audit_pages, settings_pages, system_pages)
-API_ROOMS = (people_api, audit_api, settings_api, system_api)
+PAGES = (
+    overview_pages,
+    live_pages,
+    nodes_pages,
+    node_pages,
+    groups_pages,
+    enrolment_pages,
+    metrics_pages,
+    events_pages,
+    people_pages,
+    audit_pages,
+    settings_pages,
+    system_pages,
+)
+API_ROOMS = (
+    nodes_api,
+    metrics_api,
+    events_api,
+    overview_api,
+    people_api,
+    audit_api,
+    settings_api,
+    system_api,
+)
 
 
 class IdConverter(IntegerConverter):
@@ -109,7 +144,7 @@ def _install_database(app: Flask, settings: Settings) -> None:
 def _install_web(app: Flask, settings: Settings) -> None:
     edges.install_before(app, identify)
     csrf = CSRFProtect(app)
-    shell.install(app)
+    shell.install(app, {"enrolment.list_tokens": waiting_nodes})
     for blueprint in PAGES:
         app.register_blueprint(blueprint)
     for room in API_ROOMS:
@@ -125,6 +160,9 @@ def _install_gateway(app: Flask) -> None:
     waiters = Waiters()
     app.extensions |= {"waiters": waiters, "rates": Rates()}
     app.config["MAX_CONTENT_LENGTH"] = limits.ANSWER_BYTES
+    if app.extensions["ops"].settings.server.gateway.behind_proxy:
+        # Only the proxy can reach the socket, so what it says about addresses is true.
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1, x_proto=1)  # type: ignore[method-assign]
     link_edges.install(app)
     app.register_blueprint(gateway)
     app.add_url_rule("/health/live", "live", lambda: {"status": "ok"})

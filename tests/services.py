@@ -9,8 +9,10 @@ import fcntl
 import importlib.util
 import itertools
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -63,6 +65,7 @@ class Server:
     """
 
     name = "server"
+    has_socket = True
 
     def __init__(self) -> None:
         # Short, since the path of a Unix socket has room for about a hundred characters.
@@ -143,7 +146,7 @@ class Server:
             code, self.process = self.process.returncode, None
             tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-20:])
             raise AssertionError(f"{self.name} ended with {code} instead of starting:\n{tail}")
-        return self.socket.exists() and self.answers()
+        return (self.socket.exists() or not self.has_socket) and self.answers()
 
     def _signal(self, number: int) -> None:
         assert self.process is not None, f"{self.name} does not run"
@@ -302,3 +305,36 @@ class Redis(Server):
 
     def wipe(self) -> None:
         self.client().flushall()
+
+
+class Nginx(Server):
+    """nginx with one site, as our own files under `deploy/` have it, in the foreground."""
+
+    name = "nginx"
+    has_socket = False
+
+    def __init__(self, site: str) -> None:
+        super().__init__()
+        self._site = site
+
+    @staticmethod
+    def why_unavailable() -> str:
+        return "" if find_program("nginx") else "nginx is not installed (apt install nginx-light)"
+
+    def command(self) -> list[str]:
+        configuration = self.directory / "nginx.conf"
+        user = "user root;" if os.geteuid() == 0 else ""
+        temporary = " ".join(
+            f"{kind}_temp_path {self.directory}/{kind};"
+            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        configuration.write_text(
+            f"{user} daemon off; pid {self.directory}/pid; error_log stderr;"
+            f"events {{ worker_connections 512; }} http {{ access_log off; {temporary}\n{self._site}\n}}\n"
+        )
+        return [find_program("nginx") or "nginx", "-e", "stderr", "-c", str(configuration)]
+
+    def answers(self) -> bool:
+        ports = re.findall(r"listen\s+(?:[\d.]+:)?(\d+)", self._site)
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", int(ports[0]))) == 0

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.daemon.host import Host
 from tests.daemon.manager import FakeManager
 from tests.daemon.processes import DaemonProcess
 
@@ -35,3 +36,31 @@ def enrolled(manager: FakeManager, new_daemon: Callable[..., DaemonProcess]) -> 
     daemon = new_daemon()
     assert daemon.enroll(manager) == 0, daemon.output()
     return daemon
+
+
+@pytest.fixture
+def new_host(tmp_path: Path, manager: FakeManager) -> Iterator[Callable[..., Host]]:
+    made: list[Host] = []
+
+    def make(name: str = "inner", **how: object) -> Host:
+        made.append(Host(tmp_path / name, how.pop("manager", manager), **how))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield make
+    for host in made:
+        host.link.stop(10)
+
+
+@pytest.fixture
+def host(new_host: Callable[..., Host]) -> Host:
+    found = new_host()
+    found.enroll()
+    return found
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits that are bounded by a minute in the field take a second here."""
+    monkeypatch.setattr("daemon.connection.CONNECT_S", 1.0)
+    monkeypatch.setattr("daemon.connection.ANSWER_S", 1.0)
+    monkeypatch.setattr("daemon.link.POLL_GRACE_S", 0.5)

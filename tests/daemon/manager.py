@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from protocol import errors
-from protocol.checkin import CheckIn, CheckInAnswer, RefusedBatch, parse_checkin
+from protocol.checkin import AuditHead, CheckIn, CheckInAnswer, RefusedBatch, parse_checkin
 from protocol.codec import decode, decompress, encode
 from protocol.commands import (
     Command,
@@ -96,8 +96,8 @@ class Node:
 
 
 class FakeManager:
-    """`faults` maps a path to a function that runs before a request is looked at: it may raise Refusal or Drop, wait, or
-    return to go on. `after` runs when all is stored and before the answer is sent."""
+    """`faults` maps a path to a function that runs before a request is looked at: it may raise Refusal or Drop, wait,
+    or return to go on. `after` runs when all is stored and before the answer is sent."""
 
     def __init__(self, directory: Path, port: int = 0, authority: Authority | None = None, age_days: int = 0) -> None:
         self.authority = authority or Authority()
@@ -121,6 +121,9 @@ class FakeManager:
         self.live_until: str | None = None
         self.is_draining = False
         self.refuse_batches = False
+        self.twist: Callable[[dict[str, Any]], dict[str, Any]] = lambda answer: answer
+        self.audit_head: AuditHead | None = None
+        self.bodies: list[bytes] = []
         self.faults: dict[str, Callable[[], None]] = {}
         self.after: dict[str, Callable[[], None]] = {}
         self.lock = threading.RLock()
@@ -282,7 +285,7 @@ class FakeManager:
         is_restarted = message.machine.boot_id == node.boot_id and message.instance_id != node.instance
         if message.lease == node.lease or is_restarted:
             node.previous_lease = node.lease
-        elif message.lease != node.previous_lease or message.lease is None:
+        elif message.lease != node.previous_lease:
             node.is_copy = True
             return 200, self._answer((), reenrol=True)
         node.lease = secrets.token_hex(16)
@@ -299,12 +302,12 @@ class FakeManager:
                 node.arrivals[point.timestamp] += 1
         known = {event.timestamp + event.kind for event in node.events}
         node.events += [event for event in message.events if event.timestamp + event.kind not in known]
-        wants = node.inventory is None
         node.inventory = message.inventory or node.inventory
+        wants = node.inventory is None
         answer = self._answer(tuple(ids), node)._replace(want_inventory=wants)
         if message.settings_version != self.settings.version:
             answer = answer._replace(settings=self.settings)
-        return 200, answer
+        return 200, self.twist(_plain(answer))
 
     def _answer(self, ids: tuple[str, ...], node: Node | None = None, reenrol: bool = False) -> CheckInAnswer:
         return CheckInAnswer(
@@ -317,7 +320,7 @@ class FakeManager:
             next_checkin_s=self.next_checkin_s,
             commands_pending=False,
             reenrol=reenrol,
-            audit_head=None,
+            audit_head=self.audit_head,
             server_time=self.text(),
         )
 
@@ -392,20 +395,12 @@ class _Server(http.server.ThreadingHTTPServer):
         super().__init__(*args)
         self.open: set[socket.socket] = set()
 
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self.open.add(request)
-        super().process_request(request, client_address)
-
     def cut_all(self) -> None:
         for channel in list(self.open):
             try:
-                channel.shutdown(socket.SHUT_RDWR)
+                socket.socket.shutdown(channel, socket.SHUT_RDWR)
             except OSError:
                 continue
-
-    def shutdown_request(self, request: Any) -> None:
-        self.open.discard(request)
-        super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         return
@@ -423,12 +418,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.request = self.server.context.wrap_socket(self.request, server_side=True)  # type: ignore[attr-defined]
         self.der = self.request.getpeercert(True)
         self.owner.connections += 1
+        self.server.open.add(self.request)  # type: ignore[attr-defined]
         super().setup()
 
     def finish(self) -> None:
         try:
             super().finish()
         finally:
+            self.server.open.discard(self.request)  # type: ignore[attr-defined]
             self.request.close()
 
     def log_message(self, *_: Any) -> None:
@@ -444,6 +441,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         path = self.path.removeprefix("/daemon/v1/")
         raw = self.rfile.read(int(self.headers["Content-Length"]))
         owner = self.owner
+        owner.bodies.append(raw)
         try:
             owner.faults.get(path, lambda: None)()
             negotiate(self.headers.get(HEADER))

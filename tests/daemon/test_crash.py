@@ -1,5 +1,5 @@
-"""Death at every change of the disk: of the process (really killed, half-written data on a real disk) and of the machine
-(only what was synced survives, or more, as file systems please)."""
+"""Death at every change of the disk: of the process (really killed, half-written data on a real disk) and of the
+machine (only what was synced survives, or more, as file systems please)."""
 
 import json
 import os

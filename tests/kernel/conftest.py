@@ -6,10 +6,9 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from app.factory import create_app
 from tests.conftest import DATABASES, Applications
 from tests.kernel.lab import Lab
-from tests.variants import dispose, forget, fragile_app, make_app, own_mariadb, own_redis
+from tests.variants import build, dispose, forget, fragile_app, make_app, own_mariadb, own_redis
 
 __all__ = ["fragile_app", "make_app", "own_mariadb", "own_redis"]
 
@@ -22,13 +21,10 @@ class Laboratories:
         self._made: dict[str, tuple[Flask, Lab]] = {}
 
     def empty(self, kind: str) -> tuple[Flask, Lab]:
-        url = self._applications.empty(kind).config["SQLALCHEMY_DATABASE_URI"]
         if kind not in self._made:
-            settings = self._applications.settings("sqlite", OPS_DATABASE_URL=url)
-            app, lab = create_app(settings, keys=self._applications._keys[1]), Lab()
-            app.testing = True
-            lab.install(app)
-            self._made[kind] = app, lab
+            lab = Lab()
+            self._made[kind] = build(self._applications, lab.install, kind), lab
+        self._applications.empty(kind)
         app, lab = self._made[kind]
         forget(app)
         lab.calls.clear()

@@ -179,6 +179,9 @@ def test_what_is_no_json_object_is_refused(client: FlaskClient, lab: Lab, body: 
         ("since", "2026-01-01T00:00:00"),
         ("since", 1_767_225_600),
         ("since", "yesterday"),
+        ("since", "0"),
+        ("since", "1767225600"),
+        ("since", " 1.5 "),
         ("since", "2026-13-01T00:00:00Z"),
     ],
 )
@@ -250,6 +253,11 @@ def test_a_body_of_unsaid_length_is_refused_where_it_becomes_too_large(make_app:
         ("page=x", "page"),
         ("page=", "page"),
         ("page=1.5", "page"),
+        ("page=1.0", "page"),
+        ("page=%2B1", "page"),
+        ("page=%201", "page"),
+        ("page=1_0", "page"),
+        ("page=１", "page"),
         ("page=99999999999999999999", "page"),
         ("page_size=0", "page_size"),
         ("page_size=101", "page_size"),
@@ -263,11 +271,18 @@ def test_a_body_of_unsaid_length_is_refused_where_it_becomes_too_large(make_app:
         ("keyword=" + "x" * 21, "keyword"),
         ("tags=a,b&tags=c,d", "tags"),
         ("since=2026-01-01", "since"),
+        ("since=0", "since"),
+        ("since=1767225600", "since"),
         ("since=2026-01-01T00:00:00", "since"),
     ],
 )
 def test_a_wrong_or_unknown_query_is_refused_and_named(client: FlaskClient, query: str, field: str) -> None:
     assert wrong_fields(client.get(f"/api/v1/lab/things?{query}")) == [field]
+
+
+def test_all_that_is_wrong_in_a_query_is_named_at_once(client: FlaskClient) -> None:
+    answer = client.get("/api/v1/lab/things?page=1.0&page_size=0&sort=a&sort=b&since=0&colour=red")
+    assert sorted(wrong_fields(answer)) == ["colour", "page", "page_size", "since", "sort"]
 
 
 def test_a_query_where_none_is_expected_is_refused(client: FlaskClient, lab: Lab) -> None:

@@ -134,6 +134,7 @@ def test_a_refusal_that_is_not_about_the_form_goes_on_upwards() -> None:
 
 
 def test_odd_characters_are_no_trouble() -> None:
-    form = received(("name", "\x00\ufffd🚀"), ("days", "\uff15"), ("note", "\u2028"))
-    assert form.value is None or form.value.name == "\x00\ufffd🚀"
-    assert received(("days", "9" * 5000)).errors["days"]
+    form = received(("name", "\x00\ufffd🚀"), ("note", "\u2028"))
+    assert form.value is not None
+    assert form.value.name == "\x00\ufffd🚀"
+    assert received(("name", "a"), ("days", "9" * 5000)).errors.keys() == {"days"}

@@ -208,7 +208,11 @@ class Process:
         self.output = directory / "output"
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "app.scheduler"], cwd=ROOT, env=os.environ | environment, stdout=output, stderr=output
+                [sys.executable, "-m", "app.scheduler"],
+                cwd=ROOT,
+                env=os.environ | environment,
+                stdout=output,
+                stderr=output,
             )
 
     def stop(self) -> int:

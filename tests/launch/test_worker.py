@@ -201,7 +201,10 @@ def test_only_jobs_can_be_called(app, name, caplog):
 
 def test_what_cannot_be_read_ends_no_worker(app, redis, caplog):
     """For instance a pickle, which is how RQ's default would have written it, and how an attack would."""
-    redis.hset("rq:job:evil", mapping={"data": b"\x80\x04K\x01.", "origin": "default", "created_at": "2026-01-01T00:00:00.000000Z"})
+    redis.hset(
+        "rq:job:evil",
+        mapping={"data": b"\x80\x04K\x01.", "origin": "default", "created_at": "2026-01-01T00:00:00.000000Z"},
+    )
     redis.rpush("rq:queue:default", "evil")
     stop = worker.StopFlag()
     open_queue(redis).enqueue_call("app.worker.run_job", args=(PROBE,))

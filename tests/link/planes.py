@@ -35,6 +35,7 @@ class Plane:
         }
         self.log_path = self.data_path / f"{name}-{port}.log"
         self._process: subprocess.Popen[bytes] | None = None
+        self.live_path = "/health/live"
 
     def start(self) -> None:
         with self.log_path.open("ab") as log:
@@ -50,7 +51,7 @@ class Plane:
             raise AssertionError(self.log())
         try:
             connection = self._connection()
-            connection.request("GET", "/health/live")
+            connection.request("GET", self.live_path)
             return connection.getresponse().status == 200
         except OSError:
             return False

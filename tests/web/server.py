@@ -5,14 +5,12 @@ What lies in its database is the business of whoever starts it.
 
 import contextlib
 import http.client
-import os
 import socket
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from config import Settings
-from tests.services import ROOT, START_SECONDS, Server, wait_for
+from tests.services import ROOT, Server
 
 
 class WebServer(Server):

@@ -1,0 +1,127 @@
+"""A host inside the test process: every part of the Daemon but the collector, so that no test waits for points."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from daemon.capabilities import CapabilityFile
+from daemon.checkin import CheckIns
+from daemon.clock import Clock
+from daemon.commands import Runner, Surroundings, handlers
+from daemon.credentials import Credentials
+from daemon.identity import Identity
+from daemon.intake import Intake
+from daemon.inventory import InventoryReader
+from daemon.journal import Journal
+from daemon.link import Link
+from daemon.measure import Logbook
+from daemon.outbox import Outbox
+from daemon.procfs import Kernel
+from daemon.spool import Spool
+from daemon.state import InstanceState, load_settings, store_settings
+from daemon.system import System
+from protocol.commands import Command
+from protocol.enrolment import EnrollApproved
+from protocol.inventory import Machine
+from protocol.metrics import Point
+from protocol.settings import Settings
+from protocol.times import to_text
+from tests.daemon.manager import FakeManager
+
+MACHINE = Machine("a" * 64, "b" * 64, "boot-1")
+
+
+class ShiftedSystem(System):
+    """The real system with another wall clock."""
+
+    shift_s = 0.0
+
+    def wall(self) -> float:
+        return super().wall() + self.shift_s
+
+
+class Host:
+    """Parts over one state directory; `stop` and a new Host is a restart of the Daemon."""
+
+    def __init__(
+        self,
+        directory: Path,
+        manager: FakeManager,
+        machine: Machine = MACHINE,
+        system: System | None = None,
+        server_url: str | None = None,
+        proxy: str | None = None,
+    ) -> None:
+        self.directory = directory
+        self.manager = manager
+        self.machine = machine
+        self.ran: list[Command] = []
+        self.lives: list[str] = []
+        self.system = system = system or System()
+        directory.mkdir(parents=True, exist_ok=True)
+        base = str(directory)
+        settings = load_settings(system, base)
+        kernel = Kernel(system)
+        self.state = InstanceState(system, base, machine.boot_id)
+        self.clock = Clock(system, machine.boot_id, self.state.anchor, self.state.first_anchor)
+        self.spool = Spool(system, f"{base}/spool", settings.spool)
+        self.logbook = Logbook(system, self.spool, self.clock)
+        self.journal = Journal(system, f"{base}/journal")
+        self.outbox = Outbox(self.journal)
+        self.identity = Identity(system, f"{base}/identity")
+        self.inventory = InventoryReader(system, kernel, manager.url)
+        self.applied: list[Settings] = []
+        self.intake = Intake(self.identity, self.clock, self.journal, self.outbox, self.logbook, self._run)
+        capabilities = CapabilityFile(system, f"{base}/none.yaml")
+        self.checkins = CheckIns(
+            system, base, self.state, self.clock, self.spool, self.logbook, capabilities, machine,
+            self.inventory.read, settings, self.applied.append,
+        )  # fmt: skip
+        self.credentials = Credentials(system, self.identity, self.clock, self.state, self.logbook, machine)
+        self.link = Link(
+            system, self.credentials, self.checkins, self.clock, self.intake, self.outbox, self.inventory.read,
+            self.lives.append, server_url, proxy,
+        )  # fmt: skip
+        around = Surroundings(system, lambda: self.checkins.settings.version, self.link.check_in_now)
+        self.runner = Runner(system, self.clock, handlers(around), self.intake, self.outbox)
+        self.before_run: Callable[[Command], None] = lambda command: None
+        self._number = 0
+
+    def enroll(self, token: str | None = "join-me") -> EnrollApproved:
+        pending = self.identity.begin(self.manager.url, self.manager.authority.pem, token, False)
+        answer = self.credentials.enroll(pending, None, self.inventory.read())
+        assert isinstance(answer, EnrollApproved)
+        store_settings(self.system, str(self.directory), answer.settings)
+        self.checkins.settings = answer.settings
+        return answer
+
+    def start(self) -> "Host":
+        self.intake.catch_up()
+        self.link.start()
+        return self
+
+    def stop(self) -> None:
+        self.link.stop(10)
+        self.spool.close()
+        self.journal.close()
+        self.state.close()
+
+    def restarted(self, **how: object) -> "Host":
+        self.stop()
+        again = Host(self.directory, self.manager, self.machine, **how)  # type: ignore[arg-type]
+        again._number = self._number
+        return again
+
+    def add_points(self, count: int) -> list[str]:
+        """Points one second apart; their stamps."""
+        stamps = []
+        for _ in range(count):
+            self._number += 1
+            stamps.append(to_text(self.system.wall() - 100_000 + self._number))
+            nothing = dict.fromkeys(Point._fields)
+            self.logbook.add_point(Point(**{**nothing, "timestamp": stamps[-1], "cpu_usage": 1.0}))
+        return stamps
+
+    def _run(self, command: Command) -> None:
+        self.ran.append(command)
+        self.before_run(command)
+        self.runner.run(command)
