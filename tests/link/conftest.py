@@ -51,6 +51,23 @@ def own_gateway(app: Flask) -> Iterator[Plane]:
 
 
 @pytest.fixture
+def own_plane() -> Iterator[Callable[..., Plane]]:
+    """Makes gateways with settings of their own, reached under the address that they themselves name."""
+    made: list[Plane] = []
+
+    def make(app: Flask, **environment: str) -> Plane:
+        port = free_port()
+        plane = Plane(app, "gateway", port, OPS_GATEWAY_URL=f"https://127.0.0.1:{port}", **environment)
+        plane.start()
+        made.append(plane)
+        return plane
+
+    yield make
+    for plane in made:
+        plane.stop()
+
+
+@pytest.fixture
 def join(app: Flask) -> Callable[..., str]:
     """Makes join tokens."""
 
