@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask_migrate import upgrade
-from sqlalchemy import text
+from sqlalchemy import func, select, text
 
 from app.factory import create_app
-from app.kernel.db import db
+from app.kernel.db import Base, db
 from tests.conftest import Applications, wipe
 from tests.services import MariaDb, Redis
 
@@ -101,3 +101,12 @@ def dispose(app: Flask) -> None:
 def count_rows(app: Flask, table: str) -> int:
     with app.app_context():
         return int(db.session.scalar(text(f"SELECT COUNT(*) FROM {table}")) or 0)
+
+
+TABLES = {"token_id": "access_tokens", "row_id": "audit_logs", "session_id": "user_sessions"}
+
+
+def existing_id(parameter: str) -> int | None:
+    """The newest row that `<id:user_id>` and the like may mean, by the name of the table. Needs a context."""
+    table = Base.metadata.tables.get(TABLES.get(parameter, parameter.removesuffix("_id") + "s"))
+    return None if table is None else db.session.scalar(select(func.max(table.c.id)))

@@ -5,6 +5,7 @@ An operation is one decorator on one function. What OpenAPI says of it is what i
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,11 +24,12 @@ from app.kernel.envelope import success
 from app.kernel.errors import AppError, BadParameter, FieldError, TooLarge
 from app.kernel.paging import Page
 from app.kernel.types import in_utc
-from app.kernel.validation import field_errors
+from app.kernel.validation import MESSAGES, field_errors, is_moment, wrong_shape
 
 Item = TypeVar("Item")
 View = TypeVar("View", bound=Callable[..., Any])
 DEEPEST_BODY = 20
+NUMBER = re.compile(r"\s*[+-]?[0-9]+(\.[0-9]*)?\s*")
 
 
 class Out(BaseModel):
@@ -37,7 +39,11 @@ class Out(BaseModel):
 
 
 class In(BaseModel):
-    """Base of everything the API accepts: unknown fields are errors, surrounding blanks are not part of a value."""
+    """Base of everything the API accepts: unknown fields are errors, surrounding blanks are not part of a value.
+
+    Beware of validators that run before pydantic's own: behind them it no longer knows that a value came from JSON, and
+    strictly refuses every string that stands for a time or a choice.
+    """
 
     model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
 
@@ -160,16 +166,24 @@ def _no_fields(given: Mapping[str, Any]) -> ValidationError:
 def _query(schema: type[BaseModel]) -> BaseModel:
     """Query strings hold only text, so numbers are read from it; a field that is no list may stand there once."""
     given: dict[str, Any] = {}
+    errors: list[FieldError] = []
     for name, values in request.args.lists():
         info = schema.model_fields.get(name)
         is_list = info is not None and "list[" in str(info.annotation)
-        if not is_list and len(values) > 1:
-            raise BadParameter(errors=[FieldError(name, _("This may be given only once."))])
         given[name] = [part for value in values for part in value.split(",") if part] if is_list else values[0]
+        if not is_list and len(values) > 1:
+            errors.append(FieldError(name, _("This may be given only once.")))
+        elif info is not None and not is_list and (problem := wrong_shape(info.annotation, values[0])):
+            errors.append(FieldError(name, problem))
+    named = {error["field"] for error in errors}
     try:
-        return schema.model_validate(given)
+        query = schema.model_validate(given)
     except ValidationError as error:
-        raise BadParameter(errors=field_errors(error)) from None
+        errors += [found for found in field_errors(error) if found["field"] not in named]
+    else:
+        if not errors:
+            return query
+    raise BadParameter(errors=errors)
 
 
 def _body(schema: type[BaseModel]) -> BaseModel:
@@ -186,10 +200,25 @@ def _body(schema: type[BaseModel]) -> BaseModel:
         raise BadParameter(errors=[FieldError("body", _("An object is expected here."))])
     if _depth(value) > DEEPEST_BODY:
         raise BadParameter(errors=[FieldError("body", _("This is nested too deeply."))])
+    errors = [FieldError(name, MESSAGES["datetime_parsing"]) for name in _numbers_for_times(schema, value)]
     try:
-        return schema.model_validate_json(json.dumps(value), strict=True)
+        checked = schema.model_validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
-        raise BadParameter(errors=field_errors(error)) from None
+        named = {found["field"] for found in errors}
+        errors += [found for found in field_errors(error) if found["field"] not in named]
+    else:
+        if not errors:
+            return checked
+    raise BadParameter(errors=errors)
+
+
+def _numbers_for_times(schema: type[BaseModel], value: Mapping[str, Any]) -> list[str]:
+    """Fields that hold "0" where a time is expected, which pydantic takes for the beginning of 1970."""
+    return [
+        name
+        for name, info in schema.model_fields.items()
+        if is_moment(info.annotation) and isinstance(value.get(name), str) and NUMBER.fullmatch(value[name])
+    ]
 
 
 def _refuse(constant: str) -> None:

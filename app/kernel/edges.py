@@ -40,7 +40,7 @@ from app.kernel.errors import (
     TooLarge,
     TooManyRequests,
 )
-from app.kernel.htmx import vary_by_htmx, wants_fragment
+from app.kernel.htmx import page_around_fragment, vary_by_htmx, wants_fragment
 from app.kernel.live_settings import live_settings
 from app.kernel.logs import log_context
 from app.kernel.ratelimit import count
@@ -208,8 +208,8 @@ def as_app_error(error: BaseException) -> AppError:
         return DatabaseAway(retry_after_s=5)
     if isinstance(error, RedisError):
         return QueueAway(retry_after_s=5)
-    if isinstance(error, DataError):
-        return BadParameter()
+    if isinstance(error, DataError) or (isinstance(error, OverflowError) and "SQLite" in str(error)):
+        return BadParameter()  # more than a column holds
     return AppError()
 
 
@@ -248,8 +248,7 @@ def _shown(error: AppError) -> AnyResponse:
     if is_for_programs(request.path):
         return failure(error)
     if isinstance(error, NotAuthenticated) and not wants_fragment():
-        target = request.full_path.rstrip("?") if request.method in SAFE else "/"
-        return redirect(url_for("people.sign_in", next=target) if target != "/" else url_for("people.sign_in"))
+        return redirect(_sign_in_address(request.full_path.rstrip("?") if request.method in SAFE else "/"))
     context = {
         "code": int(error.status),
         "title": _title(error.status),
@@ -259,8 +258,12 @@ def _shown(error: AppError) -> AnyResponse:
     }
     response = Response(render_template("errors/error.html", **context), error.status)
     if isinstance(error, NotAuthenticated):
-        response.headers["HX-Redirect"] = url_for("people.sign_in")
+        response.headers["HX-Redirect"] = _sign_in_address(page_around_fragment())
     return response
+
+
+def _sign_in_address(then: str) -> str:
+    return url_for("people.sign_in", next=then) if then != "/" else url_for("people.sign_in")
 
 
 def _title(status: HTTPStatus) -> str:

@@ -1,5 +1,7 @@
 """Whether to answer with a fragment: only to htmx itself, not to boosted links or a history being restored."""
 
+from urllib.parse import urlsplit
+
 from flask import Response, render_template, request
 
 
@@ -15,6 +17,12 @@ def wants_fragment() -> bool:
 def fragment_of(request_target: str) -> bool:
     """Whether htmx asks for exactly this part of the page."""
     return wants_fragment() and request.headers.get("HX-Target") == request_target
+
+
+def page_around_fragment() -> str:
+    """The path of the page in which htmx asks, with its query; it says so itself, so it is not to be trusted."""
+    parts = urlsplit(request.headers.get("HX-Current-URL", ""))
+    return f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
 
 
 def vary_by_htmx(response: Response) -> Response:

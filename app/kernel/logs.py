@@ -32,8 +32,8 @@ PROJECT = str(Path(__file__).resolve().parents[2]) + os.sep
 OF_EVERY_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 SECRET_WORDS = frozenset(
-    ("password", "passwords", "passwd", "pwd", "passphrase", "secret", "secrets", "token", "authorization", "cookie")
-    + ("cookies", "credential", "credentials", "apikey", "privatekey", "secretkey", "otp", "totp", "jwt")
+    {"password", "passwords", "passwd", "pwd", "passphrase", "secret", "secrets", "token", "authorization", "cookie"}
+    | {"cookies", "credential", "credentials", "apikey", "privatekey", "secretkey", "otp", "totp", "jwt"}
 )
 SECRET_PAIRS = frozenset(
     {("api", "key"), ("private", "key"), ("secret", "key"), ("access", "key"), ("encryption", "key"), ("form", "key")}
@@ -150,7 +150,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """A line for people; tracebacks follow indented. Line ends in messages are escaped, so that nobody forges a line."""
+    """A line for people; tracebacks follow indented. Line ends in messages are escaped: nobody forges a line."""
 
     def format(self, record: logging.LogRecord) -> str:
         message, context = _message_and_context(record)

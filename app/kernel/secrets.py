@@ -133,13 +133,14 @@ def load_keys(settings: Settings) -> Keys:
     access = jwt.access_secret.encode() or reader.secret(JWT_ACCESS)
     refresh = jwt.refresh_secret.encode() or reader.secret(JWT_REFRESH)
     box, audit = reader.box(ENCRYPTION), reader.audit_key(AUDIT)
-    authority_key, certificate = reader.authority_key(CA_KEY), reader.certificate(CA_CERTIFICATE)
+    authority_key, certificate = reader.elliptic_key(CA_KEY), reader.certificate(CA_CERTIFICATE)
+    gateway_key = reader.elliptic_key(GATEWAY_KEY)
     if authority_key and certificate and certificate.public_key() != authority_key.public_key():
         raise KeysError([f"{settings.keys_path / CA_CERTIFICATE} does not belong to {CA_KEY}"])
-    if not (form and access and refresh and box and audit and authority_key and certificate):
+    if not (form and access and refresh and box and audit and authority_key and certificate and gateway_key):
         found = {
             FORM: form, JWT_ACCESS: access, JWT_REFRESH: refresh, ENCRYPTION: box, AUDIT: audit,
-            CA_KEY: authority_key, CA_CERTIFICATE: certificate,
+            CA_KEY: authority_key, CA_CERTIFICATE: certificate, GATEWAY_KEY: gateway_key,
         }  # fmt: skip
         broken = [settings.keys_path / name for name, key in found.items() if not key]
         raise KeysError([f"{path} cannot be read or is not what it should be" for path in broken])
@@ -178,12 +179,12 @@ def renew_gateway_certificate(settings: Settings, authority: pki.Authority, at: 
     """
     at = at or datetime.now(UTC)
     path, names = gateway_certificate_path(settings), gateway_names(settings)
-    if _serves(path, names, authority, at):
-        return False
     # The key outlives certificates and is the same for all Managers: hosts are given its hash to know us by.
-    key = _Reader(settings.keys_path).authority_key(GATEWAY_KEY)
+    key = _Reader(settings.keys_path).elliptic_key(GATEWAY_KEY)
     if key is None:
-        raise KeysError([f"{settings.keys_path / GATEWAY_KEY} is missing or not what it should be"])
+        raise KeysError([f"{settings.keys_path / GATEWAY_KEY} cannot be read or is not what it should be"])
+    if _serves(path, key, names, authority, at):
+        return False
     certificate = authority.sign_server(key.public_key(), names, at=at)
     _write(path, pki.to_pem(key) + pki.to_pem(certificate), replace=True)
     return True
@@ -211,7 +212,7 @@ class _Reader:
         found = self._private_key(name)
         return found if isinstance(found, ed25519.Ed25519PrivateKey) else None
 
-    def authority_key(self, name: str) -> ec.EllipticCurvePrivateKey | None:
+    def elliptic_key(self, name: str) -> ec.EllipticCurvePrivateKey | None:
         found = self._private_key(name)
         return found if isinstance(found, ec.EllipticCurvePrivateKey) else None
 
@@ -293,11 +294,15 @@ def _derived(secret: bytes, purpose: bytes) -> bytes:
     return HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=purpose).derive(secret)
 
 
-def _serves(path: Path, names: list[str], authority: pki.Authority, at: datetime) -> bool:
+def _serves(
+    path: Path, key: ec.EllipticCurvePrivateKey, names: list[str], authority: pki.Authority, at: datetime
+) -> bool:
+    """Whether a file holds this key and a certificate for it that is good for some time."""
     try:
         content = path.read_bytes()
         certificate = x509.load_pem_x509_certificate(content)
-        key = serialization.load_pem_private_key(content, password=None)
+        if not content.startswith(pki.to_pem(key)):
+            return False
         certificate.verify_directly_issued_by(authority.certificate)
     except Exception:  # noqa: BLE001 - whatever is wrong with it, a new one is the answer
         return False

@@ -1,11 +1,15 @@
 """What pydantic found wrong, as field errors in the reader's language. Forms and the API share it."""
 
+import re
 from collections.abc import Mapping
-from typing import Any
+from datetime import datetime
+from functools import cache
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from flask_babel import lazy_gettext as _l
 from flask_babel.speaklater import LazyString
-from pydantic import ValidationError
+from pydantic import AwareDatetime, ValidationError
 
 from app.kernel.errors import FieldError
 
@@ -46,6 +50,39 @@ MESSAGES: Mapping[str, LazyString] = {
     "timezone_aware": _l("A time needs its zone, for instance a Z at its end."),
     "json_invalid": _l("This is not JSON."),
 }
+
+
+# What pydantic reads from text is wider than what the API documents: "1_0" as 10, "yes" as true, "0" as 1970.
+SHAPES: Mapping[object, tuple[re.Pattern[str], str]] = {
+    bool: (re.compile(r"true|false|1|0"), "bool_parsing"),
+    int: (re.compile(r"-?[0-9]+"), "int_parsing"),
+    float: (re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?"), "float_parsing"),
+    datetime: (re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}.*"), "datetime_parsing"),
+    AwareDatetime: (re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}.*"), "datetime_parsing"),
+}
+
+
+def wrong_shape(annotation: object, text: str) -> str | None:
+    """What is wrong with text that stands for a value of this type, before anybody tries to read it."""
+    kinds = [kind for kind in _kinds(annotation) if kind in SHAPES]
+    if str in _kinds(annotation) or not kinds or any(SHAPES[kind][0].fullmatch(text) for kind in kinds):
+        return None
+    return str(MESSAGES[SHAPES[kinds[0]][1]])
+
+
+def is_moment(annotation: object) -> bool:
+    return not {datetime, AwareDatetime}.isdisjoint(_kinds(annotation))
+
+
+@cache
+def _kinds(annotation: object) -> frozenset[object]:
+    """The types that may stand there: `int | None` and `Annotated[int, …]` are int."""
+    inner = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        return _kinds(inner[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return frozenset().union(*(_kinds(kind) for kind in inner))
+    return frozenset({annotation})
 
 
 def field_errors(error: ValidationError) -> list[FieldError]:

@@ -1,5 +1,6 @@
 """The settings page: what may change at run time, its meaning and what is allowed."""
 
+import re
 from typing import Any
 
 from flask import Blueprint, render_template, request, url_for
@@ -12,9 +13,10 @@ from app.kernel.errors import BadParameter
 from app.kernel.forms import Form
 from app.settings import actions, queries
 from app.shell import tell
-from config import parse_duration
+from config import known_time_zones, parse_duration
 
 pages = Blueprint("settings", __name__)
+DURATIONS = ((86400, "d"), (3600, "h"), (60, "m"))
 WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
@@ -57,23 +59,34 @@ def _typed(text: str, present: Any) -> Any:
 
 
 def _as_text(value: Any) -> str:
-    """Seconds without a needless fraction."""
+    """As somebody would write it: true, 90s, 12h."""
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) and value < 1e6 else str(value).removesuffix(".0")
+    if isinstance(value, float):
+        return next((f"{value / size:g}{unit}" for size, unit in DURATIONS if not value % size), f"{value:g}s")
+    return str(value)
 
 
 def _settings_page(form: Form[Any]) -> str:
     return render_template(
-        "settings/settings.html", form=form, settings=queries.runtime_settings(db.session()), setting_help=_help
+        "settings/settings.html",
+        form=form,
+        settings=queries.runtime_settings(db.session()),
+        setting_help=_help,
+        time_zones=known_time_zones(),
     )
 
 
 def _help(item: queries.Shown) -> str:
-    """What a setting means, what is allowed, and what applies when nobody changes it."""
-    parts = [_(item.description)]
-    if item.allowed:
-        parts.append(_("Allowed: %(range)s.", range=item.allowed))
+    """What is allowed, and what applies when nobody changes it."""
+    parts = []
+    if item.allowed and not isinstance(item.value, bool):
+        parts.append(_("Allowed: %(range)s.", range=_readable(item.allowed) if item.unit else item.allowed))
     if item.is_changed:
         parts.append(_("Configured: %(value)s; empty goes back to it.", value=_as_text(item.configured)))
     return " ".join(parts)
+
+
+def _readable(allowed: str) -> str:
+    """Bounds that documents give in seconds, as they are typed here."""
+    return re.sub(r"[\d,]+", lambda number: _as_text(float(number[0].replace(",", ""))), allowed)

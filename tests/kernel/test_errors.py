@@ -57,6 +57,8 @@ def test_messages_are_sentences_in_both_languages(sqlite_app: Flask) -> None:
         (ServiceUnavailable(), 5000),
         (IntegrityError("INSERT", {}, DriverError()), 1006),
         (DataError("INSERT", {}, DriverError(1406, "Data too long")), 1001),
+        (OverflowError("Python int too large to convert to SQLite INTEGER"), 1001),
+        (OverflowError("a mistake of ours"), 5000),
         (PoolTimeout(), 5001),
         (RedisError(), 5002),
         (KeyError("x"), 5000),

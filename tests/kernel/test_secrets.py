@@ -124,7 +124,7 @@ def test_loading_names_every_missing_file(settings):
     assert {line.split("/")[-1] for line in caught.value.problems} == {f"{name} is missing" for name in ALL}
 
 
-@pytest.mark.parametrize("name", sorted(ALL - {"gateway.key"}))
+@pytest.mark.parametrize("name", sorted(ALL))
 def test_loading_names_a_broken_file(settings, name):
     create_missing_keys(settings)
     (settings.keys_path / name).write_bytes(b"x")
@@ -307,6 +307,15 @@ def test_a_certificate_of_another_authority_is_replaced(settings, authority):
     secrets.renew_gateway_certificate(settings, pki.create_authority(at=NOW), NOW)
     assert secrets.renew_gateway_certificate(settings, authority, NOW)
     gateway_certificate(settings).verify_directly_issued_by(authority.certificate)
+
+
+def test_a_certificate_for_another_key_is_replaced(settings, authority):
+    """Several Managers share one key: hosts know us by it."""
+    secrets.renew_gateway_certificate(settings, authority, NOW)
+    key = pki.create_key()
+    (settings.keys_path / "gateway.key").write_bytes(pki.to_pem(key))
+    assert secrets.renew_gateway_certificate(settings, authority, NOW)
+    assert gateway_certificate(settings).public_key() == key.public_key()
 
 
 def test_a_broken_certificate_is_replaced(settings, authority):
