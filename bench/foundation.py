@@ -49,6 +49,7 @@ PASSWORD = "bench-marks-the-spot"
 COOKIE = "ops_session"
 FIRST_MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
 BATCH = 2000
+USER_AGENT = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0 Safari/537.36"
 NAMES = [f"user{number:03d}" for number in range(200)]
 ACTIONS = (
     [("auth.sign_in", "user")] * 40 + [("task.run", "task")] * 25 + [("node.update", "node")] * 15
@@ -94,12 +95,13 @@ QUESTIONS = (
 
 
 class Figures(NamedTuple):
-    """Milliseconds."""
+    """Milliseconds; `first`: the very first time; `cpu`: what one request costs web server and database together."""
 
     p50: float
     p95: float
     p99: float
     first: float
+    cpu: float
     per_second: float
 
 
@@ -118,7 +120,7 @@ def fill(rows: int) -> None:
             sealed = {"canonical": line, "hash": link.hash, "seal": chain.seal(key, link)}
             batch.append(entry | sealed | {"id": link.sequence, "created_at": created_at})
         session.execute(insert(AuditRow), batch)
-        head = {"sequence": link.sequence, "hash": link.hash, "seal": chain.seal(key, link)}
+        head = {"sequence": link.sequence, "hash": link.hash, "seal": chain.seal_head(key, link)}
         session.execute(update(AuditHead).values(**head))
         session.commit()
         left -= len(batch)
@@ -138,7 +140,7 @@ def _entry(chance: random.Random) -> dict[str, Any]:
         "resource_id": str(thing),
         "detail": changed if kind != "user" else {"after": {"kind": "web"}},
         "ip": f"203.0.113.{thing % 256}" if thing % 100 else "203.0.113.77",
-        "user_agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0 Safari/537.36",
+        "user_agent": USER_AGENT,
         "request_id": f"{chance.getrandbits(64):016x}",
         "status": "failed" if has_failed else "success",
         "error_message": "wrong user name or password, or disabled" if has_failed else None,
@@ -172,7 +174,7 @@ class WebServer:
 
     def __enter__(self) -> "WebServer":
         command = [sys.executable, "-m", "gunicorn", "-c", "python:app.servers.web"]
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             command, cwd=ROOT, env=os.environ | self._environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
         try:
@@ -183,16 +185,16 @@ class WebServer:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        self._process.send_signal(signal.SIGTERM)
+        self.process.send_signal(signal.SIGTERM)
         try:
-            self._process.wait(15)
+            self.process.wait(15)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self.process.kill()
+            self.process.wait()
 
     def _answers(self) -> bool:
-        if self._process.poll() is not None and self._process.stderr is not None:
-            raise AssertionError(f"the web server ended: {self._process.stderr.read().decode()[-2000:]}")
+        if self.process.poll() is not None and self.process.stderr is not None:
+            raise AssertionError(f"the web server ended: {self.process.stderr.read().decode()[-2000:]}")
         with contextlib.suppress(OSError, HTTPException):
             return ask(HTTPConnection("127.0.0.1", self.port, timeout=5), "/health/live", {}) > 0
         return False
@@ -210,7 +212,21 @@ def ask(connection: HTTPConnection, path: str, headers: dict[str, str]) -> float
     return taken_s
 
 
-def measure(port: int, path: str, headers: dict[str, str], requests: int, clients: int) -> Figures:
+def cpu_seconds(processes: Sequence[int]) -> float:
+    """What these processes and their children have used so far."""
+    ticks = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            name, _, rest = stat.read_text().rpartition(")")
+            fields = rest.split()
+            if int(name.split()[0]) in processes or int(fields[1]) in processes:
+                ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def measure(
+    port: int, path: str, headers: dict[str, str], requests: int, clients: int, processes: Sequence[int]
+) -> Figures:
     first = ask(HTTPConnection("127.0.0.1", port, timeout=60), path, headers)
 
     def one_client(_number: int) -> list[float]:
@@ -219,13 +235,13 @@ def measure(port: int, path: str, headers: dict[str, str], requests: int, client
         connection.close()
         return taken
 
-    began = time.perf_counter()
+    used_s, began = cpu_seconds(processes), time.perf_counter()
     with ThreadPoolExecutor(clients) as pool:
         taken = sorted(seconds for part in pool.map(one_client, range(clients)) for seconds in part)
     elapsed_s = time.perf_counter() - began
-    return Figures(
-        *(1000 * _quantile(taken, share) for share in (0.5, 0.95, 0.99)), 1000 * first, len(taken) / elapsed_s
-    )
+    p50, p95, p99 = (1000 * _quantile(taken, share) for share in (0.5, 0.95, 0.99))
+    cpu = 1000 * (cpu_seconds(processes) - used_s) / len(taken)
+    return Figures(p50, p95, p99, 1000 * first, cpu, len(taken) / elapsed_s)
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:
@@ -233,13 +249,14 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
 
 
 @contextlib.contextmanager
-def database_of(kind: str) -> Iterator[str]:
-    """A URL; empty for SQLite in the data directory. MariaDB gets memory as in production, and keeps what it commits."""
+def database_of(kind: str) -> Iterator[tuple[str, list[int]]]:
+    """A URL and its server's process; nothing for SQLite. MariaDB gets memory as in production."""
     if kind == "sqlite":
-        yield ""
+        yield "", []
         return
     with GrownMariaDb(durable=True) as server:
-        yield server.create_database()
+        assert server.process is not None
+        yield server.create_database(), [server.process.pid]
 
 
 class GrownMariaDb(MariaDb):
@@ -247,7 +264,7 @@ class GrownMariaDb(MariaDb):
         return [*super().command(), "--innodb-buffer-pool-size=512M"]
 
 
-def prepared(kind: str, directory: Path, database_url: str, redis_url: str, port: int) -> tuple[Flask, dict[str, str]]:
+def prepared(directory: Path, database_url: str, redis_url: str, port: int) -> tuple[Flask, dict[str, str]]:
     environment = {
         "OPS_DATA_DIR": str(directory),
         "OPS_REDIS_URL": redis_url,
@@ -287,11 +304,11 @@ def machine() -> str:
 def run(kind: str, rows: int, requests: int, clients: Sequence[int], only: str, redis_url: str) -> None:
     directory = Path(tempfile.mkdtemp(prefix="ops-bench-"))
     try:
-        with database_of(kind) as url, socket.socket() as probe:
+        with database_of(kind) as (url, processes), socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
             probe.close()
-            app, environment = prepared(kind, directory, url, redis_url, port)
+            app, environment = prepared(directory, url, redis_url, port)
             with app.app_context():
                 cookie, token = make_people()
                 began = time.monotonic()
@@ -310,25 +327,35 @@ def run(kind: str, rows: int, requests: int, clients: Sequence[int], only: str, 
                 )
                 db.session.remove()
                 db.engine.dispose()
-            with WebServer(environment, port):
-                table(port, cookie, token, total, requests, clients, only)
+            with WebServer(environment, port) as server:
+                target = Target(port, cookie, token, [server.process.pid, *processes])
+                table(target, total, requests, clients, only)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def table(port: int, cookie: str, token: str, total: int, requests: int, clients: Sequence[int], only: str) -> None:
-    print(f"{'':42}{'clients':>8}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}{'first':>9}{'per s':>8}")
+class Target(NamedTuple):
+    """Where to ask, as whom, and whose processor time it costs."""
+
+    port: int
+    cookie: str
+    token: str
+    processes: list[int]
+
+
+def table(target: Target, total: int, requests: int, clients: Sequence[int], only: str) -> None:
+    print(f"{'':42}{'clients':>8}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}{'first':>9}{'cpu ms':>9}{'per s':>8}")
     for question in QUESTIONS:
         if only not in question.name:
             continue
         path = question.path.format(last_page=-(-total // 20))
         is_api = path.startswith("/api/")
-        headers = {"Authorization": f"Bearer {token}"} if is_api else {"Cookie": f"{COOKIE}={cookie}"}
+        headers = {"Authorization": f"Bearer {target.token}"} if is_api else {"Cookie": f"{COOKIE}={target.cookie}"}
         if "table only" in question.name:
             headers |= {"HX-Request": "true", "HX-Target": "audit-table"}
         for count in clients:
-            found = measure(port, path, headers, requests, count)
-            numbers = "".join(f"{value:9.1f}" for value in found[:4])
+            found = measure(target.port, path, headers, requests, count, target.processes)
+            numbers = "".join(f"{value:9.1f}" for value in found[:5])
             print(f"{question.name:42}{count:8}{numbers}{found.per_second:8.0f}", flush=True)
 
 

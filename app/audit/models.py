@@ -6,11 +6,10 @@ from typing import Any
 from sqlalchemy import Index
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.audit.chain import GENESIS_HASH as GENESIS_HASH
 from app.kernel.clock import now
 from app.kernel.db import TABLE_OPTIONS, Base
 from app.kernel.types import BigId, Json, LongText, Name, UtcDateTime
-
-GENESIS_HASH = "0" * 64
 
 
 class AuditRow(Base):

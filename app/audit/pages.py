@@ -1,18 +1,22 @@
 """The audit log for people: filters, one entry's detail, export."""
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from flask import Blueprint, render_template, request
+from flask import Blueprint, Response, render_template, request
 from flask_babel import lazy_gettext as _l
 
-from app.audit import queries
+from app.audit import actions, queries
+from app.audit.chain import FIELDS as CHAINED
+from app.audit.exported import Source, export_lines
 from app.audit.models import AuditRow
 from app.audit.schemas import AuditOut, AuditQuery
+from app.kernel.context import ops
 from app.kernel.db import db
 from app.kernel.edges import page
 from app.kernel.errors import NotFound
 from app.kernel.exports import csv_response, json_response, jsonl_response
-from app.kernel.htmx import render_part
+from app.kernel.htmx import fragment_of, render_part
 from app.kernel.paging import Column, lenient_query
 
 pages = Blueprint("audit", __name__)
@@ -27,24 +31,51 @@ COLUMNS = (
     Column("id", _l("No."), sortable=True, numeric=True, klass="wide"),
 )
 FIELDS = tuple(AuditOut.model_fields)
-WRITERS = {"json": json_response, "jsonl": jsonl_response}
+READ = (*CHAINED, "id", "created_at", "canonical", "hash", "seal")
 
 
 @page(pages, "/audit", permission="audit.read")
 def list_audit_logs() -> Any:
     session, query = db.session(), lenient_query(AuditQuery, request.args)
-    wanted = request.args.get("format")
-    if wanted in ("csv", "json", "jsonl"):
-        rows = (AuditOut.model_validate(row).model_dump(mode="json") for row in queries.exported_rows(session, query))
-        return csv_response("audit", FIELDS, rows) if wanted == "csv" else WRITERS[wanted]("audit", rows)
+    match request.args.get("format"):
+        case "csv":
+            return csv_response("audit", FIELDS, _shown_rows(query))
+        case "json":
+            return json_response("audit", _shown_rows(query))
+        case "jsonl":
+            return _signed_export(query)
     return render_part(
         "audit-table",
         "audit/_audit_table.html",
         "audit/audit.html",
         page=queries.audit_rows(session, query),
         columns=COLUMNS,
-        actions=queries.known_actions(session),
+        actions=[] if fragment_of("audit-table") else queries.known_actions(session),
     )
+
+
+def _shown_rows(query: AuditQuery) -> Iterator[dict[str, Any]]:
+    session = db.session()
+    for rows in queries.exported_chunks(session, query, queries.newest_row(session).sequence):
+        yield from map(_shown, rows)
+
+
+def _signed_export(query: AuditQuery) -> Response:
+    """Lines that somebody else can check with our public key: see `exported`."""
+    session, keys = db.session(), ops().keys
+    head = actions.sealed_head(session)
+
+    def rows() -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any], str]]:
+        for chunk in queries.exported_chunks(session, query, head.sequence):
+            for row, previous in zip(chunk, queries.hashes_before(session, chunk), strict=True):
+                yield _shown(row), {name: getattr(row, name) for name in READ}, previous
+
+    source = Source(rows(), head, queries.filters_of(query))
+    return jsonl_response("audit", export_lines(source, keys.audit_seal, keys.audit))
+
+
+def _shown(row: AuditRow) -> dict[str, Any]:
+    return AuditOut.model_validate(row).model_dump(mode="json")
 
 
 @page(pages, "/audit/<id:row_id>", permission="audit.read")

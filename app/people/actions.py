@@ -1,38 +1,30 @@
 """Every change to users, sessions and tokens."""
 
+import re
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
 from flask_babel import gettext as _
 from flask_babel import lazy_gettext as _l
-from sqlalchemy import delete, or_
+from sqlalchemy import and_, delete, or_, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.audit.actions import record
-from app.kernel import ratelimit
 from app.kernel.access import Actor, Role, authorize, may
 from app.kernel.clock import now
 from app.kernel.context import ops
 from app.kernel.db import reading
-from app.kernel.errors import (
-    BadParameter,
-    Conflict,
-    FieldError,
-    Forbidden,
-    NotAuthenticated,
-    NotFound,
-    Refusal,
-    TooManyRequests,
-)
+from app.kernel.errors import BadParameter, Conflict, FieldError, Forbidden, NotAuthenticated, NotFound, Refusal
 from app.kernel.live_settings import live_settings
-from app.people import passwords, tokens
-from app.people.models import DISABLED, AccessToken, User, UserSession
-from app.people.queries import other_enabled_admins, token_by_id, user_by_id, user_by_name
-from app.people.schemas import ProfileForm, TokenCreate, UserCreate, UserUpdate
+from app.kernel.logs import MASK
+from app.people import attempts, passwords, tokens
+from app.people.identity import TokenActor
+from app.people.models import DISABLED, ENABLED, AccessToken, User, UserSession
+from app.people.queries import token_by_id, user_by_id, user_by_name
+from app.people.schemas import USERNAME, ProfileUpdate, Status, TokenCreate, UserCreate, UserUpdate
 
-ACCOUNT_WINDOW_S = 300
-ADDRESS_WINDOW_S = 900
 MOST_TOKENS = 100
 AUDITED = ("username", "email", "phone", "role", "status", "must_change_password", "locale", "timezone")
 
@@ -44,34 +36,43 @@ class SignInFailed(NotAuthenticated):
 
     def __init__(self, username: str) -> None:
         super().__init__()
-        self.refusal = Refusal("auth.sign_in", "user", username[:64], "wrong user name or password, or disabled")
+        reason = "wrong user name or password, or disabled"
+        self.refusal = Refusal("auth.sign_in", "user", _shown_name(username), reason)
+
+
+class WrongPassword(BadParameter):
+    """The own password, asked for once more, was wrong."""
+
+    def __init__(self, user_id: int) -> None:
+        super().__init__(errors=[FieldError("current_password", _("This is not your present password."))])
+        self.refusal = Refusal("auth.change_password", "user", str(user_id), "wrong present password")
 
 
 def verified_user(session: Session, actor: Actor, username: str, password: str) -> User:
-    """The user whose name and password these are. Only reads, and leaves no transaction open while it hashes."""
-    account, address = f"sign-in:{tokens.fingerprint(username)}:{actor.ip}", f"sign-in-address:{actor.ip}"
-    limits = live_settings().auth
-    _refuse_when_spent(account, ACCOUNT_WINDOW_S, limits.attempts_per_account, username)
-    _refuse_when_spent(address, ADDRESS_WINDOW_S, limits.attempts_per_address, username)
+    """The user whose name and password these are, as he was when they were compared: detached from the session.
+
+    Only reads, and leaves no transaction open while it hashes.
+    """
+    attempt = attempts.of_sign_in(actor, username, _shown_name(username))
+    attempt.check()
     with reading():
         user = user_by_name(session, username)
-        known_hash = user.password_hash if user else passwords.NOBODY
-        is_enabled = user is not None and user.is_enabled
+        if user is not None:
+            session.expunge(user)
         session.rollback()
-    if not passwords.matches(known_hash, password) or user is None or not is_enabled:
-        ratelimit.count(account, ACCOUNT_WINDOW_S)
-        ratelimit.count(address, ADDRESS_WINDOW_S)
-        raise SignInFailed(username)
-    ratelimit.forget(account)
+    with passwords.turn() as matches:
+        attempt.check()
+        is_right = matches(user.password_hash if user else passwords.NOBODY, password)
+        if not is_right or user is None or not user.is_enabled:
+            attempt.has_failed()
+            raise SignInFailed(username)
+    attempt.has_succeeded()
     return user
 
 
-def _refuse_when_spent(counter: str, window_s: int, limit: int, username: str) -> None:
-    usage = ratelimit.count(counter, window_s, by=0)
-    if usage.count >= limit:
-        error = TooManyRequests(_("Too many failed sign-ins. Please wait a little."), retry_after_s=usage.resets_in_s)
-        error.refusal = Refusal("auth.sign_in", "user", username[:64], "too many failed attempts")
-        raise error
+def _shown_name(username: str) -> str:
+    """For the log. What cannot be anybody's name may well be a password, typed into the wrong field."""
+    return username if re.match(USERNAME, username) else MASK
 
 
 def open_browser_session(session: Session, actor: Actor, user: User, password: str) -> str:
@@ -86,21 +87,25 @@ def open_api_session(session: Session, actor: Actor, user: User, password: str) 
     """Sign a program in. Answers its access and refresh token."""
     access, refresh = tokens.new_secret(), tokens.new_secret()
     row = UserSession(kind="api", token_hash=tokens.fingerprint(access), refresh_hash=tokens.fingerprint(refresh))
-    _open(session, actor, user, password, row, timedelta(seconds=live_settings().auth.jwt.refresh_ttl))
-    return _token_pair(user, access, refresh)
+    found = _open(session, actor, user, password, row, timedelta(seconds=live_settings().auth.jwt.refresh_ttl))
+    return _token_pair(found, row.id, access, refresh)
 
 
-def _open(session: Session, actor: Actor, user: User, password: str, row: UserSession, lifetime: timedelta) -> None:
-    if not user.is_enabled:
-        raise SignInFailed(user.username)
+def _open(session: Session, actor: Actor, verified: User, password: str, row: UserSession, lifetime: timedelta) -> User:
+    """Open the session, unless the user was disabled or given another password since his own was compared."""
+    known_hash = verified.password_hash
+    user = session.get(User, verified.id, with_for_update=True, populate_existing=True)
+    if user is None or not user.is_enabled or user.password_hash != known_hash:
+        raise SignInFailed(verified.username)
     row.user_id, row.ip, row.user_agent = user.id, actor.ip[:45], actor.user_agent[:255]
-    row.expires_at = now() + lifetime
+    row.last_seen_at, row.expires_at = now(), now() + lifetime
     session.add(row)
     user.last_login_at, user.last_login_ip = now(), actor.ip[:45]
-    if passwords.is_outdated(user.password_hash):
+    if passwords.is_outdated(known_hash):
         user.password_hash = passwords.hash_password(password)
-    record(session, as_user(actor, user), "auth.sign_in", "user", user.id, after={"kind": row.kind})
     session.flush()
+    record(session, as_user(actor, user), "auth.sign_in", "user", user.id, after={"kind": row.kind})
+    return user
 
 
 def as_user(actor: Actor, user: User) -> Actor:
@@ -109,56 +114,72 @@ def as_user(actor: Actor, user: User) -> Actor:
     return known.at(actor.ip, actor.user_agent, actor.request_id)
 
 
-def _token_pair(user: User, access: str, refresh: str) -> dict[str, Any]:
+def _token_pair(user: User, session_id: int, access: str, refresh: str) -> dict[str, Any]:
     limits, keys = live_settings().auth.jwt, ops().keys
-    access_ends = now() + timedelta(seconds=limits.access_ttl)
-    refresh_ends = now() + timedelta(seconds=limits.refresh_ttl)
+
+    def signed(key: bytes, use: str, jti: str, lifetime_s: float) -> str:
+        claims, expires_at = tokens.Claims(jti, user.id, session_id), now() + timedelta(seconds=lifetime_s)
+        return tokens.sign(key, use, claims, user.role, expires_at)
+
     return {
-        "access_token": tokens.sign(keys.jwt_access, "access", user.id, user.role, access, access_ends),
-        "refresh_token": tokens.sign(keys.jwt_refresh, "refresh", user.id, user.role, refresh, refresh_ends),
+        "access_token": signed(keys.jwt_access, "access", access, limits.access_ttl),
+        "refresh_token": signed(keys.jwt_refresh, "refresh", refresh, limits.refresh_ttl),
         "expires_in": int(limits.access_ttl),
         "user": user,
     }
 
 
-def refresh_api_session(session: Session, actor: Actor, row: UserSession) -> dict[str, Any]:
-    """New tokens for a session; the old ones end here. The caller has found the row by its refresh token."""
+def refresh_api_session(session: Session, actor: Actor, token: str) -> dict[str, Any] | None:
+    """New tokens for a refresh token, which is spent thereby. None for a spent one: its session is ended.
+
+    Whoever sends a spent one, or the other who spent it, has a copy, and nobody can tell who. Both lose the session.
+    """
+    claims = tokens.read(ops().keys.jwt_refresh, "refresh", token)
+    row = session.get(UserSession, claims.session_id, with_for_update=True) if claims else None
+    if row is None or claims is None or row.refresh_hash is None or row.user_id != claims.user_id:
+        raise NotAuthenticated
+    if row.expires_at <= now() or not row.user.is_enabled:
+        raise NotAuthenticated
+    known = as_user(actor, row.user)
+    if row.refresh_hash != tokens.fingerprint(claims.jti):
+        reason = "a spent refresh token was used again; the session was ended"
+        record(session, known, "auth.refresh", "user", row.user_id, error_message=reason)
+        session.delete(row)
+        return None
     access, refresh = tokens.new_secret(), tokens.new_secret()
-    row.token_hash, row.spent_refresh_hash = tokens.fingerprint(access), row.refresh_hash
-    row.refresh_hash = tokens.fingerprint(refresh)
+    row.token_hash, row.refresh_hash = tokens.fingerprint(access), tokens.fingerprint(refresh)
     row.last_seen_at, row.expires_at = now(), now() + timedelta(seconds=live_settings().auth.jwt.refresh_ttl)
-    record(session, as_user(actor, row.user), "auth.refresh", "user", row.user_id)
+    record(session, known, "auth.refresh", "user", row.user_id)
     session.flush()
-    return _token_pair(row.user, access, refresh)
+    return _token_pair(row.user, row.id, access, refresh)
 
 
-def end_stolen_session(session: Session, actor: Actor, row: UserSession) -> None:
-    """A refresh token was used twice: somebody has a copy, and nobody can tell who. Both lose the session."""
-    reason = "a spent refresh token was used again; the session was ended"
-    record(session, as_user(actor, row.user), "auth.refresh", "user", row.user_id, error_message=reason)
+def sign_out(session: Session, actor: Actor) -> None:
+    """End the session that asks. A personal access token has none; it is revoked instead."""
+    if actor.session_id is not None:
+        session.execute(delete(UserSession).where(UserSession.id == actor.session_id))
+        record(session, actor, "auth.sign_out", "user", actor.user_id)
+
+
+def end_session(session: Session, actor: Actor, session_id: int) -> None:
+    """End a session, for instance on a lost laptop. One's own; an administrator may end everybody's."""
+    authorize(actor, "self.manage")
+    row = session.get(UserSession, session_id)
+    if row is None or (row.user_id != actor.user_id and not may(actor, "users.manage")):
+        raise NotFound
+    record(session, actor, "auth.end_session", "session", session_id, before={"user_id": row.user_id, "kind": row.kind})
     session.delete(row)
     session.flush()
 
 
-def sign_out(session: Session, actor: Actor) -> None:
-    session.execute(delete(UserSession).where(UserSession.id == actor.session_id))
-    record(session, actor, "auth.sign_out", "user", actor.user_id)
-
-
-def end_session(session: Session, actor: Actor, session_id: int) -> None:
-    """End one of one's own sessions, for instance on a lost laptop."""
-    authorize(actor, "self.manage")
-    session.execute(delete(UserSession).where(UserSession.id == session_id, UserSession.user_id == actor.user_id))
-    record(session, actor, "auth.end_session", "session", session_id)
-
-
 def create_user(session: Session, actor: Actor, values: UserCreate) -> User:
     authorize(actor, "users.manage")
-    _check_unused(session, values.username, values.email, None)
+    password_hash = passwords.hash_password(values.password)  # before the first statement, so that nobody waits for it
     passwords.check_new_password(values.password, values.username)
-    user = User(**values.model_dump(exclude={"password"}), password_hash=passwords.hash_password(values.password))
+    _check_unused(session, values.username, values.email, None)
+    user = User(**values.model_dump(exclude={"password"}), password_hash=password_hash)
     session.add(user)
-    session.flush()
+    _flush_unique(session, values.username, values.email, None)
     record(session, actor, "user.create", "user", user.id, after=_audited(user))
     return user
 
@@ -166,24 +187,32 @@ def create_user(session: Session, actor: Actor, values: UserCreate) -> User:
 def update_user(session: Session, actor: Actor, user_id: int, values: UserUpdate) -> User:
     """Change what was given. Disabling somebody, or giving him a new password, ends his sessions."""
     authorize(actor, "users.manage")
-    user = user_by_id(session, user_id)
+    password_hash = None if values.password is None else passwords.hash_password(values.password)
+    user, other_admins = _locked(session, user_id)
     given = values.model_dump(exclude_unset=True, exclude={"password"})
     changes = {name: value for name, value in given.items() if value is not None or name in ("email", "phone")}
     _check_unused(session, None, changes.get("email"), user.id)
     if changes.get("role", Role.ADMIN) != Role.ADMIN or changes.get("status") == DISABLED:
-        _keep_an_admin(session, user)
+        _keep_an_admin(user, other_admins)
     before = _audited(user)
     for name, value in changes.items():
         setattr(user, name, value)
-    if values.password is not None:
+    if values.password is not None and password_hash is not None:
         passwords.check_new_password(values.password, user.username)
-        user.password_hash = passwords.hash_password(values.password)
-    if values.password is not None or not user.is_enabled:
+        user.password_hash = password_hash
+    _flush_unique(session, None, user.email, user.id)
+    if password_hash is not None or not user.is_enabled:
         _end_sessions(session, user.id)
-    session.flush()
-    after = _audited(user) | ({"password": "changed"} if values.password is not None else {})
-    record(session, actor, "user.update", "user", user.id, before, after)
+    after = _audited(user) | ({"password": "changed"} if password_hash is not None else {})
+    if before != after:
+        record(session, actor, "user.update", "user", user.id, before, after)
     return user
+
+
+def set_status(session: Session, actor: Actor, user_ids: Sequence[int], status: Status) -> None:
+    """Enable or disable several users, all or none. Each has a row of his own in the log, so that it is found there."""
+    for user_id in sorted(set(user_ids)):
+        update_user(session, actor, user_id, UserUpdate(status=status))
 
 
 def reset_password(session: Session, actor: Actor, user_id: int) -> str:
@@ -201,42 +230,60 @@ def restore_admin(session: Session, actor: Actor, user: User, password: str) -> 
 
 def delete_user(session: Session, actor: Actor, user_id: int) -> None:
     authorize(actor, "users.manage")
-    user = user_by_id(session, user_id)
+    user, other_admins = _locked(session, user_id)
     if user.id == actor.user_id:
         raise Conflict(_("You cannot delete yourself."))
-    _keep_an_admin(session, user)
+    _keep_an_admin(user, other_admins)
     record(session, actor, "user.delete", "user", user.id, before=_audited(user))
     session.delete(user)
     session.flush()
 
 
-def change_own_password(session: Session, actor: Actor, current: str, new: str) -> None:
-    """Everything else that was signed in as this user is signed out; this session stays."""
+def verified_self(session: Session, actor: Actor, current: str) -> User:
+    """The caller, who has just given his own password once more; as `verified_user` does it."""
     authorize(actor, "self.manage")
-    user = user_by_id(session, actor.user_id or 0)
-    counter = f"own-password:{user.id}"
-    _refuse_when_spent(counter, ACCOUNT_WINDOW_S, live_settings().auth.attempts_per_account, user.username)
-    if not passwords.matches(user.password_hash, current):
-        ratelimit.count(counter, ACCOUNT_WINDOW_S)
-        raise BadParameter(errors=[FieldError("current_password", _("This is not your present password."))])
+    attempt = attempts.of_own_password(actor)
+    attempt.check()
+    with reading():
+        user = user_by_id(session, actor.user_id or 0)
+        session.expunge(user)
+        session.rollback()
+    with passwords.turn() as matches:
+        attempt.check()
+        if not matches(user.password_hash, current):
+            attempt.has_failed()
+            raise WrongPassword(user.id)
+    attempt.has_succeeded()
+    return user
+
+
+def change_own_password(session: Session, actor: Actor, verified: User, current: str, new: str) -> None:
+    """Everything else that was signed in as this user is signed out; this session stays."""
+    password_hash = passwords.hash_password(new)
     if current == new:
         raise BadParameter(errors=[FieldError("new_password", _("The new password is the old one."))])
-    passwords.check_new_password(new, user.username, "new_password")
-    user.password_hash, user.must_change_password = passwords.hash_password(new), False
+    passwords.check_new_password(new, verified.username, "new_password")
+    user = session.get(User, verified.id, with_for_update=True, populate_existing=True)
+    if user is None or user.password_hash != verified.password_hash:
+        raise Conflict(_("Your password has just been changed by somebody else."))
+    user.password_hash, user.must_change_password = password_hash, False
     _end_sessions(session, user.id, except_id=actor.session_id)
     record(session, actor, "auth.change_password", "user", user.id)
     session.flush()
 
 
-def update_profile(session: Session, actor: Actor, values: ProfileForm) -> User:
+def update_profile(session: Session, actor: Actor, values: ProfileUpdate) -> User:
+    """Change what was given of one's own."""
     authorize(actor, "self.manage")
     user = user_by_id(session, actor.user_id or 0)
     _check_unused(session, None, values.email, user.id)
     before = _audited(user)
-    for name, value in values.model_dump().items():
+    for name, value in values.model_dump(exclude_unset=True).items():
         setattr(user, name, value)
-    session.flush()
-    record(session, actor, "user.update_profile", "user", user.id, before, _audited(user))
+    _flush_unique(session, None, user.email, user.id)
+    after = _audited(user)
+    if before != after:
+        record(session, actor, "user.update_profile", "user", user.id, before, after)
     return user
 
 
@@ -248,10 +295,12 @@ def choose_language(session: Session, actor: Actor, locale: str) -> None:
 def create_token(session: Session, actor: Actor, values: TokenCreate) -> tuple[AccessToken, str]:
     """A token for oneself, never with more rights than the caller has right now. Its secret is told once."""
     authorize(actor, "self.manage")
+    if actor.must_change_password:
+        raise Forbidden("self.manage", _("Change your password first."))
     if values.expires_at is not None and values.expires_at <= now():
         raise BadParameter(errors=[FieldError("expires_at", _("This lies in the past."))])
-    if actor.scopes is not None and not set(values.scopes) <= actor.scopes:
-        raise Forbidden("self.manage", _("A token cannot make one that may do more than itself."))
+    if isinstance(actor, TokenActor) and not _is_within(values, actor):
+        raise Forbidden("self.manage", _("A token cannot make one that may do more, or lives longer, than itself."))
     if session.query(AccessToken).filter_by(user_id=actor.user_id).count() >= MOST_TOKENS:
         raise Conflict(_("You have too many tokens. Please revoke some first."))
     secret = tokens.PAT_PREFIX + tokens.new_secret()
@@ -262,6 +311,13 @@ def create_token(session: Session, actor: Actor, values: TokenCreate) -> tuple[A
     session.flush()
     record(session, actor, "token.create", "token", token.id, after={"name": token.name, "scopes": token.scopes})
     return token, secret
+
+
+def _is_within(values: TokenCreate, actor: TokenActor) -> bool:
+    ends = actor.token_expires_at
+    if ends is not None and (values.expires_at is None or values.expires_at > ends):
+        return False
+    return all(tokens.covers(actor.scopes or (), scope) for scope in values.scopes)
 
 
 def revoke_token(session: Session, actor: Actor, token_id: int) -> None:
@@ -284,9 +340,34 @@ def _end_sessions(session: Session, user_id: int, except_id: int | None = None) 
     session.execute(statement if except_id is None else statement.where(UserSession.id != except_id))
 
 
-def _keep_an_admin(session: Session, user: User) -> None:
-    if user.role == Role.ADMIN and user.is_enabled and not other_enabled_admins(session, user):
+def _locked(session: Session, user_id: int) -> tuple[User, int]:
+    """A user, and how many others are administrators who can sign in.
+
+    All of them are locked, in one order: of two administrators who remove each other at once, one has to wait and is
+    then the last.
+    """
+    admins = and_(User.role == Role.ADMIN.value, User.status == ENABLED)
+    statement = select(User).where(or_(User.id == user_id, admins)).order_by(User.id).with_for_update()
+    rows = session.scalars(statement.execution_options(populate_existing=True)).all()
+    user = next((row for row in rows if row.id == user_id), None)
+    if user is None:
+        raise NotFound
+    return user, len(rows) - 1
+
+
+def _keep_an_admin(user: User, other_admins: int) -> None:
+    if user.role == Role.ADMIN and user.is_enabled and not other_admins:
         raise Conflict(_("This is the last administrator who can sign in."))
+
+
+def _flush_unique(session: Session, username: str | None, email: str | None, own_id: int | None) -> None:
+    """Write, and if somebody took the name or address in this very moment, say so as if he had come long before."""
+    try:
+        session.flush()
+    except IntegrityError:
+        session.rollback()
+        _check_unused(session, username, email, own_id)
+        raise
 
 
 def _check_unused(session: Session, username: str | None, email: str | None, own_id: int | None) -> None:

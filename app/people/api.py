@@ -3,22 +3,23 @@
 from typing import Any
 
 from flask import Response
-from sqlalchemy import select
 
 from app.kernel.access import MATRIX, PUBLIC, SIGNED_IN, authorize, current_actor, may
 from app.kernel.api import ApiRoom, Listing
-from app.kernel.context import ops
 from app.kernel.db import db
 from app.kernel.envelope import failure
 from app.kernel.errors import Conflict, NotAuthenticated, NotFound, TooManyRequests
 from app.kernel.paging import Page
-from app.people import actions, queries, tokens
+from app.people import actions, queries
 from app.people.models import AccessToken, User, UserSession
 from app.people.schemas import (
     MeOut,
     NewTokenOut,
     PasswordChange,
+    ProfileUpdate,
     Refresh,
+    SessionOut,
+    SessionQuery,
     SignIn,
     TokenCreate,
     TokenOut,
@@ -51,18 +52,8 @@ def login(body: SignIn) -> dict[str, Any]:
     errors=(NotAuthenticated,),
 )
 def refresh(body: Refresh) -> dict[str, Any] | Response:
-    actor, session = current_actor(), db.session()
-    claims = tokens.read(ops().keys.jwt_refresh, "refresh", body.refresh_token)
-    if claims is None:
-        raise NotAuthenticated
-    spent = tokens.fingerprint(claims.jti)
-    row = session.scalar(select(UserSession).where(UserSession.refresh_hash == spent).with_for_update())
-    if row is None or not row.user.is_enabled:
-        stolen = session.scalar(select(UserSession).where(UserSession.spent_refresh_hash == spent))
-        if stolen is not None:
-            actions.end_stolen_session(session, actor, stolen)
-        return failure(NotAuthenticated())
-    return actions.refresh_api_session(session, actor, row)
+    renewed = actions.refresh_api_session(db.session(), current_actor(), body.refresh_token)
+    return failure(NotAuthenticated()) if renewed is None else renewed
 
 
 @api.post("/auth/logout", permission=SIGNED_IN, summary="Sign out: end this session")
@@ -72,10 +63,26 @@ def logout() -> None:
 
 @api.get("/auth/me", permission=SIGNED_IN, summary="Who am I, and what may I do", returns=MeOut)
 def me() -> dict[str, Any]:
+    return _shown_me(queries.user_by_id(db.session(), current_actor().user_id or 0))
+
+
+@api.put(
+    "/auth/me",
+    permission="self.manage",
+    summary="Change the own profile; what is left out stays",
+    body=ProfileUpdate,
+    returns=MeOut,
+    errors=(Conflict,),
+)
+def update_profile(body: ProfileUpdate) -> dict[str, Any]:
+    return _shown_me(actions.update_profile(db.session(), current_actor(), body))
+
+
+def _shown_me(user: User) -> dict[str, Any]:
     actor = current_actor()
-    user = queries.user_by_id(db.session(), actor.user_id or 0)
-    shown = UserOut.model_validate(user).model_dump()
-    return shown | {"permissions": sorted(name for name in MATRIX if name != SIGNED_IN and may(actor, name))}
+    permissions = sorted(name for name in MATRIX if name != SIGNED_IN and may(actor, name))
+    own = {"locale": user.locale, "timezone": user.timezone, "permissions": permissions}
+    return UserOut.model_validate(user).model_dump() | own
 
 
 @api.post(
@@ -83,18 +90,41 @@ def me() -> dict[str, Any]:
     permission="self.manage",
     summary="Change the own password",
     body=PasswordChange,
-    errors=(TooManyRequests,),
+    errors=(TooManyRequests, Conflict),
 )
 def change_password(body: PasswordChange) -> None:
-    actions.change_own_password(db.session(), current_actor(), body.current_password, body.new_password)
+    session, actor = db.session(), current_actor()
+    user = actions.verified_self(session, actor, body.current_password)
+    actions.change_own_password(session, actor, user, body.current_password, body.new_password)
+
+
+@api.get(
+    "/auth/sessions",
+    permission="self.manage",
+    summary="Where one is signed in",
+    query=SessionQuery,
+    returns=Listing[SessionOut],
+)
+def list_sessions(query: SessionQuery) -> Page[UserSession]:
+    return queries.open_sessions(db.session(), query, _whose(query.user_id, "users.read"))
+
+
+@api.delete("/auth/sessions/<id:session_id>", permission="self.manage", summary="End a session", errors=(NotFound,))
+def end_session(session_id: int) -> None:
+    actions.end_session(db.session(), current_actor(), session_id)
 
 
 @api.get("/auth/tokens", permission="self.manage", summary="Access tokens", query=TokenQuery, returns=Listing[TokenOut])
 def list_tokens(query: TokenQuery) -> Page[AccessToken]:
+    return queries.tokens(db.session(), query, _whose(query.user_id, "tokens.manage"))
+
+
+def _whose(user_id: int | None, permission: str) -> int:
+    """Whose things a list is about: one's own, or with this permission somebody else's."""
     actor = current_actor()
-    if query.user_id not in (None, actor.user_id):
-        authorize(actor, "tokens.manage")
-    return queries.tokens(db.session(), query, query.user_id or actor.user_id or 0)
+    if user_id not in (None, actor.user_id):
+        authorize(actor, permission)
+    return user_id or actor.user_id or 0
 
 
 @api.post(

@@ -3,7 +3,9 @@
 Every request asks the database, so what was ended there is over with the next one.
 """
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from flask import request
 from sqlalchemy import select, update
@@ -22,6 +24,13 @@ from app.people.models import ENABLED, AccessToken, User, UserSession
 COOKIE = "ops_session"
 SEEN_EVERY = timedelta(seconds=60)
 LONGEST_BEARER = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class TokenActor(Actor):
+    """Somebody's program, known by a personal access token. It ends with the token, and so does what it makes."""
+
+    token_expires_at: datetime | None = None
 
 
 def identify(session: Session, visitor: Actor) -> Actor:
@@ -43,9 +52,10 @@ def bearer() -> str:
 def _by_cookie(session: Session, visitor: Actor) -> Actor:
     secret = request.cookies.get(COOKIE, "")
     row = _session_row(session, secret, "web") if secret else None
-    if row is None or row[0].last_seen_at < now() - timedelta(seconds=live_settings().auth.session_idle):
+    idle = timedelta(seconds=live_settings().auth.session_idle)
+    if row is None or row[0].last_seen_at < now() - idle:
         return visitor
-    return _known(session, visitor, *row)
+    return _known(session, visitor, *row, note_after=min(SEEN_EVERY, idle / 10))
 
 
 def _by_bearer(session: Session, visitor: Actor) -> Actor:
@@ -72,9 +82,9 @@ def _session_row(session: Session, secret: str, kind: str) -> tuple[UserSession,
     return None if found is None else (found[0], found[1])
 
 
-def _known(session: Session, visitor: Actor, row: UserSession, user: User) -> Actor:
-    actor = _actor("user", visitor, user, None, row.id)
-    if row.last_seen_at < now() - SEEN_EVERY:
+def _known(session: Session, visitor: Actor, row: UserSession, user: User, note_after: timedelta = SEEN_EVERY) -> Actor:
+    actor = Actor(kind="user", session_id=row.id, **_shared(visitor, user))
+    if row.last_seen_at < now() - note_after:
         _note_use(session, UserSession, row.id, {"last_seen_at": now()})
     return actor
 
@@ -87,7 +97,12 @@ def _by_access_token(session: Session, visitor: Actor, secret: str) -> Actor:
     if found is None or _is_past(found[0].expires_at):
         return visitor
     token, user = found
-    actor = _actor("token", visitor, user, frozenset(token.scopes), None)
+    actor = TokenActor(
+        kind="token",
+        scopes=frozenset(token.scopes),
+        token_expires_at=token.expires_at,
+        **_shared(visitor, user),
+    )
     if token.last_used_at is None or token.last_used_at < now() - SEEN_EVERY:
         _note_use(session, AccessToken, token.id, {"last_used_at": now(), "last_used_ip": visitor.ip[:45]})
     return actor
@@ -97,21 +112,19 @@ def _is_past(moment: datetime | None) -> bool:
     return moment is not None and moment <= now()
 
 
-def _actor(kind: str, visitor: Actor, user: User, scopes: frozenset[str] | None, session_id: int | None) -> Actor:
-    return Actor(
-        kind,
-        user.id,
-        user.username,
-        Role(user.role),
-        scopes,
-        session_id,
-        user.must_change_password,
-        user.locale,
-        user.timezone,
-        visitor.ip,
-        visitor.user_agent,
-        visitor.request_id,
-    )
+def _shared(visitor: Actor, user: User) -> dict[str, Any]:
+    """What every actor has who is a user: his own, and where the request comes from."""
+    return {
+        "user_id": user.id,
+        "username": user.username,
+        "role": Role(user.role),
+        "must_change_password": user.must_change_password,
+        "locale": user.locale,
+        "timezone": user.timezone,
+        "ip": visitor.ip,
+        "user_agent": visitor.user_agent,
+        "request_id": visitor.request_id,
+    }
 
 
 def _note_use(session: Session, table: type[UserSession | AccessToken], row_id: int, values: dict[str, object]) -> None:

@@ -1,29 +1,35 @@
 """Pages about people: signing in and out, the own profile with sessions and tokens, and the administration of users."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
 from flask import Blueprint, Response, make_response, redirect, render_template, request, url_for
+from flask import session as form_state
 from flask_babel import gettext as _
 from flask_babel import lazy_gettext as _l
+from flask_babel import ngettext
 from werkzeug.wrappers import Response as AnyResponse
 
 from app.kernel.access import MATRIX, PUBLIC, SIGNED_IN, Role, current_actor, may
 from app.kernel.clock import now
+from app.kernel.context import ops
 from app.kernel.db import db
 from app.kernel.edges import local_address, page, see_other
-from app.kernel.errors import FieldError, NotAuthenticated, TooManyRequests
+from app.kernel.errors import AppError, BadParameter, FieldError, NotAuthenticated, TooManyRequests
 from app.kernel.exports import csv_response, json_response
 from app.kernel.forms import OVERALL, Form
 from app.kernel.htmx import render_part
+from app.kernel.i18n import COOKIE as LANGUAGE_COOKIE
 from app.kernel.live_settings import live_settings
 from app.kernel.paging import Column, Page, lenient_query
 from app.people import actions, queries
 from app.people.identity import COOKIE
-from app.people.models import ENABLED, User
+from app.people.models import ENABLED, User, UserSession
 from app.people.schemas import (
     PasswordChange,
-    ProfileForm,
+    ProfileUpdate,
+    SessionQuery,
     SignIn,
     Status,
     TokenCreate,
@@ -33,6 +39,7 @@ from app.people.schemas import (
     UserForm,
     UserOut,
     UserQuery,
+    UsersForm,
     UserUpdate,
     grantable_scopes,
 )
@@ -80,26 +87,30 @@ def do_sign_in() -> Any:
         user = actions.verified_user(session, actor, form.value.username, form.value.password)
         secret = actions.open_browser_session(session, actor, user, form.value.password)
     except (NotAuthenticated, TooManyRequests) as error:
-        return _refused_sign_in(form, error)
+        form.values.pop("password", None)
+        form.add_errors([FieldError(OVERALL, str(error.message))])
+        raise _answered(error, _sign_in_page(form)) from None
     fallback = url_for("people.change_password") if user.must_change_password else "/"
     response = make_response(see_other(local_address(request.form.get("next"), fallback)))
+    form_state.clear()
     response.set_cookie(
         COOKIE,
         secret,
         max_age=int(live_settings().auth.session_ttl),
         httponly=True,
-        secure=request.is_secure,
+        secure=request.is_secure or ops().settings.public_url.startswith("https:"),
         samesite="Lax",
     )
     return response
 
 
-def _refused_sign_in(form: Form[SignIn], error: NotAuthenticated | TooManyRequests) -> Response:
-    """The form again, with what is wrong; the refusal itself goes to the audit log at the edge."""
-    form.values.pop("password", None)
-    form.add_errors([FieldError(OVERALL, str(error.message))])
-    error.response = Response(_sign_in_page(form), 422 if isinstance(error, NotAuthenticated) else error.status)
-    raise error
+def _answered(error: AppError, html: str) -> AppError:
+    """The error, shown as its form filled again; the refusal it carries goes to the audit log at the edge."""
+    is_throttled = isinstance(error, TooManyRequests)
+    error.response = Response(html, error.status if is_throttled else 422)
+    if error.retry_after_s is not None:
+        error.response.headers["Retry-After"] = str(error.retry_after_s)
+    return error
 
 
 def _sign_in_page(form: Form[SignIn]) -> str:
@@ -112,22 +123,31 @@ def sign_out() -> Response:
     actions.sign_out(db.session(), current_actor())
     response = make_response(see_other(url_for("people.sign_in")))
     response.delete_cookie(COOKIE)
+    form_state.clear()
     return response
 
 
 @page(pages, "/profile", permission=SIGNED_IN)
 def profile() -> str:
     user = _me()
-    return _profile_page(Form({name: getattr(user, name) for name in ProfileForm.model_fields}))
+    return _profile_page(Form({name: getattr(user, name) for name in ProfileUpdate.model_fields}))
 
 
 @page(pages, "/profile", permission="self.manage", methods=("POST",))
 def update_profile() -> Any:
-    form = Form.received(ProfileForm, request.form)
-    if form.submit(lambda values: actions.update_profile(db.session(), current_actor(), values)) is None:
+    form = Form.received(ProfileUpdate, request.form)
+    if form.submit(lambda values: actions.update_profile(db.session(), current_actor(), _whole(values))) is None:
         return _profile_page(form), 422
     tell(_("Your profile was saved."))
-    return see_other(url_for("people.profile"))
+    response = see_other(url_for("people.profile"))
+    # What was chosen here is newer than what the switch has left in this browser.
+    response.delete_cookie(LANGUAGE_COOKIE)
+    return response
+
+
+def _whole(values: ProfileUpdate) -> ProfileUpdate:
+    """The page sends every field, so an empty one means: none."""
+    return ProfileUpdate(**values.model_dump())
 
 
 def _profile_page(form: Form[Any]) -> str:
@@ -140,7 +160,7 @@ def _me() -> User:
 
 @page(pages, "/profile/password", permission=SIGNED_IN)
 def change_password() -> str:
-    return render_template("people/password.html", form=Form())
+    return _password_page(Form())
 
 
 @page(pages, "/profile/password", permission="self.manage", methods=("POST",))
@@ -149,22 +169,31 @@ def do_change_password() -> Any:
     if form.value is not None and form.value.new_password != request.form.get("repeat_password"):
         form.add_errors([FieldError("repeat_password", _("This is not the same password."))])
         form.value = None
-    changed = form.submit(lambda v: _change_password(v.current_password, v.new_password))
-    if changed is None:
-        return render_template("people/password.html", form=form), 422
+    if form.value is None:
+        return _password_page(form), 422
+    given, session, actor = form.value, db.session(), current_actor()
+    try:
+        user = actions.verified_self(session, actor, given.current_password)
+        actions.change_own_password(session, actor, user, given.current_password, given.new_password)
+    except (BadParameter, TooManyRequests) as error:
+        form.add_errors(error.errors or [FieldError(OVERALL, str(error.message))])
+        raise _answered(error, _password_page(form)) from None
     tell(_("Your password was changed. Every other session of yours was ended."))
     return see_other(url_for("people.profile"))
 
 
-def _change_password(current: str, new: str) -> bool:
-    actions.change_own_password(db.session(), current_actor(), current, new)
-    return True
+def _password_page(form: Form[Any]) -> str:
+    return render_template("people/password.html", form=form)
 
 
 @page(pages, "/profile/sessions", permission=SIGNED_IN)
 def list_sessions() -> str:
-    rows = queries.open_sessions(db.session(), current_actor().user_id or 0)
+    rows = _open_sessions(current_actor().user_id or 0)
     return render_template("people/sessions.html", sessions=rows, own_id=current_actor().session_id)
+
+
+def _open_sessions(user_id: int) -> Sequence[UserSession]:
+    return queries.open_sessions(db.session(), SessionQuery(page_size=100, sort="-last_seen_at"), user_id).items
 
 
 @page(pages, "/profile/sessions/<id:session_id>/end", permission="self.manage", methods=("POST",))
@@ -269,7 +298,7 @@ def update_user(user_id: int) -> Any:
 
 
 def _user_page(user: User, form: Form[Any]) -> str:
-    sessions = queries.open_sessions(db.session(), user.id)
+    sessions = _open_sessions(user.id)
     tokens = queries.tokens(db.session(), TokenQuery(page_size=100), user.id)
     return render_template("people/user.html", user=user, form=form, roles=_roles(), sessions=sessions, tokens=tokens)
 
@@ -292,12 +321,19 @@ def confirm_delete_user(user_id: int) -> str:
 def delete_user(user_id: int) -> Any:
     user = queries.user_by_id(db.session(), user_id)
     name, form = user.username, Form[Any]()
-    if request.form.get("confirm", "").strip() != name:
+    if request.form.get("confirm", "").strip() == name:
+        form.value = name
+    else:
         form.add_errors([FieldError("confirm", _("Please type %(name)s.", name=name))])
+    if form.submit(lambda _name: _delete_user(user_id)) is None:
         return render_template("people/user_delete.html", user=user, form=form), 422
-    actions.delete_user(db.session(), current_actor(), user_id)
     tell(_("User %(name)s was deleted.", name=name))
     return see_other(url_for("people.list_users"))
+
+
+def _delete_user(user_id: int) -> bool:
+    actions.delete_user(db.session(), current_actor(), user_id)
+    return True
 
 
 @page(pages, "/users/<id:user_id>/tokens/<id:token_id>/revoke", permission="tokens.manage", methods=("POST",))
@@ -310,12 +346,11 @@ def revoke_users_token(user_id: int, token_id: int) -> AnyResponse:
 @page(pages, "/users/bulk", permission="users.manage", methods=("POST",))
 def change_users() -> AnyResponse:
     """Enable or disable the ticked ones, all or none."""
-    status: Status | None = STATUS_OF.get(request.form.get("action", ""))
-    ids = [int(text) for text in request.form.getlist("ids") if text.isdigit()][:1000]
-    if status is not None and ids:
-        for user_id in ids:
-            actions.update_user(db.session(), current_actor(), user_id, UserUpdate(status=status))
-        tell(_("%(count)s users were changed.", count=len(ids)))
+    form = Form.received(UsersForm, request.form)
+    if form.value is not None:
+        ids = sorted(set(form.value.ids))
+        actions.set_status(db.session(), current_actor(), ids, STATUS_OF[form.value.action])
+        tell(ngettext("%(num)s user was changed.", "%(num)s users were changed.", len(ids)))
     return see_other(url_for("people.list_users"))
 
 

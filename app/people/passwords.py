@@ -3,7 +3,8 @@
 import secrets
 import string
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final, ParamSpec, TypeVar
 
 import gevent
@@ -33,10 +34,21 @@ ALPHABET = "".join(sorted(set(string.ascii_letters + string.digits) - set("0O1lI
 
 
 def hash_password(password: str) -> str:
-    return _apart(HASHER.hash, password)
+    with AT_ONCE:
+        return _apart(HASHER.hash, password)
 
 
-def matches(password_hash: str, password: str) -> bool:
+@contextmanager
+def turn() -> Iterator[Callable[[str, str], bool]]:
+    """Waits for one of the few turns and hands over what compares a stored hash with a password.
+
+    Whoever counts failures asks and counts inside, so that those who waited meanwhile are counted too.
+    """
+    with AT_ONCE:
+        yield _matches
+
+
+def _matches(password_hash: str, password: str) -> bool:
     return len(password) <= LONGEST and _apart(_verify, password_hash, password)
 
 
@@ -49,11 +61,10 @@ def _verify(password_hash: str, password: str) -> bool:
 
 def _apart(function: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
     """Run slow C code on a thread of its own, so that a server made of greenlets goes on serving meanwhile."""
-    with AT_ONCE:
-        if not is_module_patched("socket"):
-            return function(*args, **kwargs)
-        result: Result = gevent.get_hub().threadpool.apply(function, args, kwargs)
-        return result
+    if not is_module_patched("socket"):
+        return function(*args, **kwargs)
+    result: Result = gevent.get_hub().threadpool.apply(function, args, kwargs)
+    return result
 
 
 def is_outdated(password_hash: str) -> bool:

@@ -1,16 +1,17 @@
 """Reading users, sessions and tokens."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 
-from sqlalchemy import Select, func, or_, select
+from sqlalchemy import Select, or_, select
 from sqlalchemy.orm import Session
 
-from app.kernel.access import Role
 from app.kernel.clock import now
 from app.kernel.errors import NotFound
-from app.kernel.paging import Page, paginate
-from app.people.models import ENABLED, AccessToken, User, UserSession
-from app.people.schemas import TokenQuery, UserQuery
+from app.kernel.live_settings import live_settings
+from app.kernel.paging import Page, paginate, sort_keys
+from app.people.models import AccessToken, User, UserSession
+from app.people.schemas import SessionQuery, TokenQuery, UserQuery
 
 USERS_SORTABLE = {
     "id": User.id,
@@ -21,6 +22,12 @@ USERS_SORTABLE = {
     "last_login_at": User.last_login_at,
     "created_at": User.created_at,
     "updated_at": User.updated_at,
+}
+SESSIONS_SORTABLE = {
+    "id": UserSession.id,
+    "created_at": UserSession.created_at,
+    "last_seen_at": UserSession.last_seen_at,
+    "expires_at": UserSession.expires_at,
 }
 TOKENS_SORTABLE = {
     "id": AccessToken.id,
@@ -36,7 +43,8 @@ def users(session: Session, query: UserQuery) -> Page[User]:
 
 
 def all_users(session: Session, query: UserQuery) -> Sequence[User]:
-    return session.scalars(_filtered(query).order_by(User.id)).all()
+    """Every user whom the filters leave, in the order asked for."""
+    return session.scalars(_filtered(query).order_by(*sort_keys(query.sort or "id", USERS_SORTABLE, "id"))).all()
 
 
 def _filtered(query: UserQuery) -> Select[User]:
@@ -62,15 +70,12 @@ def user_by_name(session: Session, username: str) -> User | None:
     return session.scalar(select(User).where(User.username == username))
 
 
-def other_enabled_admins(session: Session, user: User) -> int:
-    statement = select(func.count()).select_from(User)
-    statement = statement.where(User.role == Role.ADMIN.value, User.status == ENABLED, User.id != user.id)
-    return session.scalar(statement) or 0
-
-
-def open_sessions(session: Session, user_id: int) -> Sequence[UserSession]:
+def open_sessions(session: Session, query: SessionQuery, user_id: int) -> Page[UserSession]:
+    """Sessions that are still good: neither at their end nor, in a browser, idle for too long."""
+    idle_since = now() - timedelta(seconds=live_settings().auth.session_idle)
     statement = select(UserSession).where(UserSession.user_id == user_id, UserSession.expires_at > now())
-    return session.scalars(statement.order_by(UserSession.last_seen_at.desc()).limit(100)).all()
+    statement = statement.where(or_(UserSession.kind != "web", UserSession.last_seen_at >= idle_since))
+    return paginate(session, statement, query, SESSIONS_SORTABLE, "-id")
 
 
 def tokens(session: Session, query: TokenQuery, user_id: int) -> Page[AccessToken]:

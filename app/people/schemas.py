@@ -1,16 +1,31 @@
 """What people send about users, sign-ins and tokens, and what they are shown."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
+from flask_babel import lazy_gettext as _l
 from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints
 
 from app.kernel.access import MATRIX, SIGNED_IN
 from app.kernel.api import In, Out
+from app.kernel.clock import now
 from app.kernel.paging import ListQuery
 from config import check_time_zone
 
-Username = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]*$")]
+USERNAME = r"^[A-Za-z0-9][A-Za-z0-9._@-]*$"
+"""Plain ASCII, so that no letter of another script looks like one of these. `Ada` and `ada` are two names."""
+RESERVED = frozenset({"system", "nobody", "anonymous"})
+"""What pages and the audit log say where no person did something."""
+LONGEST_LIFE = timedelta(days=3650)
+
+
+def check_name(name: str) -> str:
+    if name.lower() in RESERVED:
+        raise ValueError(_l("This name is kept for what no person does."))
+    return name
+
+
+Username = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=USERNAME), AfterValidator(check_name)]
 Email = Annotated[str, StringConstraints(max_length=128, pattern=r"^[^@\s]+@[^@\s]+\.[^@\s]+$")]
 Phone = Annotated[str, StringConstraints(max_length=20, pattern=r"^[0-9+() -]{3,20}$")]
 Password = Annotated[str, StringConstraints(strip_whitespace=False, min_length=1, max_length=256)]
@@ -26,6 +41,13 @@ def check_scopes(scopes: list[str]) -> list[str]:
         if scope not in ("*", "*.read") and scope not in MATRIX and not (scope.endswith(".*") and scope[:-2] in rooms):
             raise ValueError(f"{scope}: there is no such permission")
     return scopes
+
+
+def check_end(moment: datetime) -> datetime:
+    """Ten years is for ever, and further away lie dates that not every database knows."""
+    if moment > now() + LONGEST_LIFE:
+        raise ValueError(_l("At most ten years ahead."))
+    return moment
 
 
 def grantable_scopes() -> list[str]:
@@ -83,7 +105,16 @@ class UserForm(In):
     status: Status = "enabled"
 
 
-class ProfileForm(In):
+class UsersForm(In):
+    """The ticked ones of a list, and what is to happen to all of them."""
+
+    action: Literal["enable", "disable"]
+    ids: list[Annotated[int, Field(ge=1, le=2**63 - 1)]] = Field(min_length=1, max_length=1000)
+
+
+class ProfileUpdate(In):
+    """What is left out stays as it is."""
+
     email: Email | None = None
     phone: Phone | None = None
     locale: Literal["en", "zh"] | None = None
@@ -105,6 +136,8 @@ class UserOut(Out):
 
 
 class MeOut(UserOut):
+    locale: str | None
+    timezone: str | None
     permissions: list[str]
 
 
@@ -116,6 +149,21 @@ class TokensOut(Out):
     user: UserOut
 
 
+class SessionQuery(ListQuery):
+    user_id: int | None = Field(None, ge=1, le=2**63 - 1, description="Another user's; administrators only.")
+
+
+class SessionOut(Out):
+    id: int
+    user_id: int
+    kind: Literal["web", "api"]
+    ip: str
+    user_agent: str
+    created_at: AwareDatetime
+    last_seen_at: AwareDatetime
+    expires_at: AwareDatetime
+
+
 class TokenQuery(ListQuery):
     user_id: int | None = Field(None, ge=1, le=2**63 - 1, description="Another user's; administrators only.")
 
@@ -125,13 +173,13 @@ class TokenCreate(In):
     scopes: Annotated[list[Scope], AfterValidator(check_scopes)] = Field(
         default_factory=lambda: ["*"], min_length=1, max_length=50
     )
-    expires_at: AwareDatetime | None = None
+    expires_at: Annotated[AwareDatetime, AfterValidator(check_end)] | None = None
 
 
 class TokenForm(In):
     name: str = Field(min_length=1, max_length=64)
     scopes: Annotated[list[Scope], AfterValidator(check_scopes)] = Field(min_length=1, max_length=50)
-    days: int | None = Field(90, ge=1, le=3650)
+    days: int | None = Field(90, ge=1, le=LONGEST_LIFE.days)
 
 
 class TokenOut(Out):
@@ -141,7 +189,7 @@ class TokenOut(Out):
     prefix: str
     scopes: list[str]
     expires_at: AwareDatetime | None
-    last_used_at: datetime | None
+    last_used_at: AwareDatetime | None
     last_used_ip: str | None
     created_at: AwareDatetime
 

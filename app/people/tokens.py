@@ -2,7 +2,9 @@
 
 import hashlib
 import secrets
+from collections.abc import Iterable
 from datetime import datetime
+from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from joserfc import jwt
@@ -20,6 +22,7 @@ class Claims(NamedTuple):
 
     jti: str
     user_id: int
+    session_id: int
 
 
 def new_secret() -> str:
@@ -32,11 +35,15 @@ def fingerprint(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def sign(key: bytes, use: str, user_id: int, role: str, jti: str, expires_at: datetime) -> str:
-    issued = int(now().timestamp())
-    claims: dict[str, Any] = {"sub": str(user_id), "role": role, "jti": jti, "use": use}
-    claims |= {"iat": issued, "exp": int(expires_at.timestamp())}
-    return jwt.encode({"alg": ALGORITHM, "typ": "JWT"}, claims, OctKey.import_key(key))
+def covers(scopes: Iterable[str], wanted: str) -> bool:
+    """Whether these scopes hold a permission, or all that another scope holds: `*` and `users.*` hold `users.read`."""
+    return any(fnmatchcase(wanted, scope) for scope in scopes)
+
+
+def sign(key: bytes, use: str, claims: Claims, role: str, expires_at: datetime) -> str:
+    said: dict[str, Any] = {"jti": claims.jti, "sub": str(claims.user_id), "sid": claims.session_id}
+    said |= {"role": role, "use": use, "iat": int(now().timestamp()), "exp": int(expires_at.timestamp())}
+    return jwt.encode({"alg": ALGORITHM, "typ": "JWT"}, said, OctKey.import_key(key))
 
 
 def read(key: bytes, use: str, token: str) -> Claims | None:
@@ -49,6 +56,6 @@ def read(key: bytes, use: str, token: str) -> Claims | None:
             use={"essential": True, "value": use},
             jti={"essential": True},
         ).validate(claims)
-        return Claims(str(claims["jti"]), int(claims["sub"]))
+        return Claims(str(claims["jti"]), int(claims["sub"]), int(claims["sid"]))
     except (JoseError, ValueError, KeyError, TypeError):
         return None

@@ -28,10 +28,8 @@ def main(count: int, seconds: float) -> None:
             time.sleep(max(0.0, begin + seconds * number / count - time.monotonic()))
             node_id = random.choice(nodes)
             at = time.time()
-            uuid = in_transaction(
-                session, lambda: issue(session, actor, node_id, "ping", {}, timedelta(minutes=5)).uuid
-            )
-            times[uuid] = at
+            make = partial(issue, session, actor, node_id, "ping", {}, timedelta(minutes=5))
+            times[in_transaction(session, make).uuid] = at
     sys.stdout.write(json.dumps(times))
 
 
