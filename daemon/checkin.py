@@ -9,7 +9,7 @@ from typing import Callable, NamedTuple
 from daemon.capabilities import CapabilityFile
 from daemon.clock import Clock
 from daemon.measure import Logbook
-from daemon.spool import Spool
+from daemon.spool import Item, Spool
 from daemon.state import InstanceState, store_settings
 from daemon.system import System
 from daemon.version import VERSION
@@ -83,7 +83,10 @@ class CheckIns:
         if self._capabilities.refresh():
             allowed = self._capabilities.current
             self._logbook.add_event("capabilities.changed", "info", f"capabilities: {allowed.state}", allowed._asdict())
-        items = self._spool.take(self._max_bytes, 1 if self._cut == SINGLE else FULL_RECORDS)
+        items: list[Item] = []
+        if self._clock.anchor is not None:
+            # Before the first answer of a boot the stamps may be years off; that answer puts them right.
+            items = self._spool.take(self._max_bytes, 1 if self._cut == SINGLE else FULL_RECORDS)
         batches, events, senseless = self._logbook.read(items)
         if senseless:
             self._spool.settle([], senseless)

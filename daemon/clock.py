@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from daemon.system import System
-from protocol.times import to_text
+from protocol.times import to_epoch, to_text
 
 AGREE_S = 2.0
 
@@ -35,6 +35,13 @@ class Clock:
         self.anchor = Anchor(manager_s, self._system.boottime())
         if self.first is None:
             self.first = self.anchor
+
+    def learn_text(self, manager_time: str | None) -> None:
+        """As `learn`, from an answer that may not say it, or only pretend to."""
+        try:
+            self.learn(to_epoch(manager_time or ""))
+        except ValueError:
+            return
 
     def manager_now(self) -> float | None:
         """The Manager's time; None before the first answer of this boot."""

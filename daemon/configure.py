@@ -27,7 +27,7 @@ class Key(NamedTuple):
 def _is_url(value: str) -> bool:
     try:
         parts = urlsplit(value)
-        return parts.scheme == "https" and bool(parts.hostname) and parts.path in ("", "/") and (parts.port or 1) > 0
+        return parts.scheme == "https" and bool(parts.hostname) and parts.path in ("", "/") and parts.port != 0
     except ValueError:
         return False
 

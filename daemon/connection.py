@@ -70,14 +70,15 @@ class Connection:
         self._instance_id = instance_id
         self._http: http.client.HTTPSConnection | None = None
         self._is_used = False
+        self._is_aborted = False
 
-    def post(self, path: str, body: bytes, timeout_s: float = ANSWER_S) -> tuple[int, Fields]:
+    def post(self, path: str, body: bytes, timeout_s: float | None = None) -> tuple[int, Fields]:
         """Send and wait. LinkDown, Refused or ProtocolError."""
         headers = {"Content-Type": "application/json"}
         if len(body) >= GZIP_FROM_BYTES and path in ("checkin", "commands/reports"):
             body = compress(body)
             headers["Content-Encoding"] = "gzip"
-        status, raw = self._exchange("POST", path, body, headers, timeout_s)
+        status, raw = self._exchange("POST", path, body, headers, timeout_s or ANSWER_S)
         return status, Fields(decode(raw, ANSWER_BYTES))
 
     def get(self, path: str) -> bytes:
@@ -86,6 +87,7 @@ class Connection:
 
     def abort(self) -> None:
         """From another thread: end whatever this connection waits for, at once, as if the Manager had gone."""
+        self._is_aborted = True
         connection = self._http
         channel = connection.sock if connection is not None else None
         if channel is not None:
@@ -111,8 +113,8 @@ class Connection:
             channel = self._open()
             channel.settimeout(timeout_s)
             connection = self._http
-            if connection is None:
-                raise LinkDown("the connection was closed")
+            if connection is None or self._is_aborted:
+                raise LinkDown("the connection was given up")
             connection.request(method, PREFIX + path, body, {**self._headers(), **headers})
             is_sent = True
             response = connection.getresponse()

@@ -33,7 +33,7 @@ from protocol.errors import (
     TOKEN_REFUSED,
 )
 from protocol.inventory import Inventory, Machine
-from protocol.times import to_epoch, to_text
+from protocol.times import to_text
 
 SILENT_ENDS = 2
 MOST_TURNS = 5
@@ -159,7 +159,7 @@ class Credentials:
         csr_pem = self.identity.renewal_request()
         _, fields = connection.post("renew", encode(Renew(csr_pem)))
         answer = parse_certificate_answer(fields)
-        self._clock.learn(to_epoch(answer.server_time))
+        self._clock.learn_text(answer.server_time)
         if isinstance(answer, Certificate):
             self.identity.keep_candidate(answer)
 
@@ -178,6 +178,7 @@ class Credentials:
             log.warning("the certificate has expired; asking for a new one with the old key")
             _, fields = connection.post("recover", encode(Recover(certificate_pem, csr_pem, timestamp, signature)))
         except Refused as error:
+            self._clock.learn_text(error.refusal.timestamp)
             if error.refusal.reason == CERTIFICATE_VALID:
                 log.warning("the Manager says that the certificate is good; this host's clock is wrong")
                 self._silent_ends = 0
@@ -186,7 +187,7 @@ class Credentials:
         finally:
             connection.close()
         answer = parse_certificate_answer(fields)
-        self._clock.learn(to_epoch(answer.server_time))
+        self._clock.learn_text(answer.server_time)
         if isinstance(answer, EnrollPending):
             self._next_recovery = self._system.boottime() + answer.poll_after_s
             return float(answer.poll_after_s)
@@ -222,7 +223,7 @@ class Credentials:
         finally:
             connection.close()
         answer = parse_enroll_answer(fields)
-        self._clock.learn(to_epoch(answer.server_time))
+        self._clock.learn_text(answer.server_time)
         if isinstance(answer, EnrollPending):
             self.identity.keep_ticket(answer.ticket)
         else:

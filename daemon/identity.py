@@ -97,15 +97,18 @@ class Identity:
         remove_file(self._system, self.directory, _PENDING)
 
     def complete(self, answer: EnrollApproved) -> Node:
-        """The host is a node. The whole answer is written down first, so a crash at any later step is caught up on."""
+        """The host is a node. The request goes last: after a crash it is made again, with the same key and answer."""
         pending = self.pending
         if pending is None:
             raise IdentityError("there is no enrolment to complete")
         node = Node(answer.node_id, answer.node_uuid, pending.server_url, answer.ca_pem, answer.command_key)
-        certificate = _bundle(answer.certificate_pem, pending.key_pem, answer.certificate_not_after)
-        approved = {"node": _node_json(node), "certificate": certificate}
-        self._write(_PENDING, {**pending._asdict(), "approved": approved})
-        self._finish(approved)
+        bundle = _bundle(answer.certificate_pem, pending.key_pem, answer.certificate_not_after)
+        for name in (CANDIDATE, _RENEWAL):
+            remove_file(self._system, self.directory, name)
+        write_file(self._system, self.directory, CURRENT, bundle.encode("ascii"))
+        self._write(_NODE, _node_json(node))
+        remove_file(self._system, self.directory, _PENDING)
+        self.pending, self.node = None, node
         return node
 
     # ---- renewal
@@ -157,6 +160,7 @@ class Identity:
     def promote(self) -> None:
         """The Manager answered under the candidate: it is the current one now, and the old one is gone."""
         self._system.replace(self.path(CANDIDATE), self.path(CURRENT))
+        self._system.sync_dir(self.directory)
 
     def drop_candidate(self) -> None:
         """The Manager does not take it."""
@@ -166,9 +170,7 @@ class Identity:
 
     def _load(self) -> None:
         stored = self._read(_PENDING)
-        if stored is not None and "approved" in stored:
-            self._finish(stored["approved"])
-        elif stored is not None:
+        if stored is not None:
             self.pending = Pending(**stored)
         node = self._read(_NODE)
         if node is None:
@@ -177,17 +179,6 @@ class Identity:
             self.node = Node(**{**node, "command_key": base64.b64decode(node["command_key"])})
         except (TypeError, KeyError, ValueError) as error:
             raise IdentityError(f"{self.path(_NODE)} is damaged: {error}") from error
-
-    def _finish(self, approved: dict[str, Any]) -> None:
-        """May run again after a crash: every step leaves what the next run needs."""
-        for name in (CANDIDATE, _RENEWAL):
-            remove_file(self._system, self.directory, name)
-        write_file(self._system, self.directory, CURRENT, approved["certificate"].encode("ascii"))
-        self._write(_NODE, approved["node"])
-        remove_file(self._system, self.directory, _PENDING)
-        self.pending = None
-        node = approved["node"]
-        self.node = Node(**{**node, "command_key": base64.b64decode(node["command_key"])})
 
     def _store_pending(self) -> None:
         if self.pending is not None:

@@ -35,7 +35,6 @@ from protocol.fields import Fields
 from protocol.inventory import Inventory
 from protocol.limits import IN_FLIGHT
 from protocol.settings import Settings
-from protocol.times import to_epoch
 
 BACKLOG_S = 1.0
 FIRST_POINT_S = 3.0
@@ -62,6 +61,7 @@ class Link:
         outbox: Outbox,
         read_inventory: Callable[[], Inventory],
         on_live: Callable[[str], None],
+        on_over: Callable[[], None],
         server_url: str | None,
         proxy: str | None,
     ) -> None:
@@ -73,6 +73,7 @@ class Link:
         self._outbox = outbox
         self._read_inventory = read_inventory
         self._on_live = on_live
+        self._on_over = on_over
         self._server_url = server_url
         self._proxy = proxy
         self._backoff = Backoff()
@@ -131,6 +132,7 @@ class Link:
             except EnrolmentEnded as error:
                 log.error("the enrolment was refused: %s", error)  # noqa: TRY400
                 self.is_over = True
+                self._on_over()
                 return
             except Refused as error:
                 delay = self._refused(error)
@@ -174,12 +176,12 @@ class Link:
         try:
             _, fields = connection.post("checkin", encode(sent.message))
         except Refused as error:
-            self._learn_from(error.refusal)
+            self._clock.learn_text(error.refusal.timestamp)
             if self._is_checkin_changed(sent, error.refusal):
                 return
             raise
         answer = self._read_answer(fields)
-        self._clock.learn(to_epoch(answer.server_time))
+        self._clock.learn_text(answer.server_time)
         self._backoff.success()
         self._credentials.heard()
         if answer.reenrol:
@@ -244,7 +246,7 @@ class Link:
         finally:
             self.is_holding = False
         answer = parse_poll_answer(fields)
-        self._clock.learn(to_epoch(answer.server_time))
+        self._clock.learn_text(answer.server_time)
         self._backoff.success()
         self._credentials.heard()
         return self._take_poll(answer)
@@ -279,7 +281,7 @@ class Link:
 
     def _refused(self, error: Refused) -> float:
         refusal = error.refusal
-        self._learn_from(refusal)
+        self._clock.learn_text(refusal.timestamp)
         if self._credentials.trouble(error):
             self._hang_up()
             return 0.0
@@ -319,12 +321,6 @@ class Link:
         log.error("this node was revoked; asking again in %.0f minutes", SLOW_S / 60)
         self.next_checkin = 0.0
         return self._backoff.spread(SLOW_S, 0.1)
-
-    def _learn_from(self, refusal: Refusal) -> None:
-        try:
-            self._clock.learn(to_epoch(refusal.timestamp or ""))
-        except ValueError:
-            return
 
     # ---- waiting
 
@@ -379,7 +375,7 @@ def send_reports(connection: Connection, outbox: Outbox, clock: Clock, reports: 
     except BaseException:
         outbox.release()
         raise
-    clock.learn(to_epoch(answer.server_time))
+    clock.learn_text(answer.server_time)
     for outcome in answer.results:
         if not outcome.ok:
             log.warning("the Manager does not take a report (%s): %s", outcome.type, outcome.reason)

@@ -38,10 +38,10 @@ class _Formatter(logging.Formatter):
         self._is_json = is_json
 
     def format(self, record: logging.LogRecord) -> str:
-        message = record.getMessage().replace("\r", "\\r").replace("\n", "\\n")
+        message = redact(record.getMessage()).replace("\r", "\\r").replace("\n", "\\n")
         if record.exc_info:
-            message += "\n" + self.formatException(record.exc_info)
-        message = redact(message)[:LINE_CHARS]
+            message += "\n" + redact(self.formatException(record.exc_info))
+        message = message[:LINE_CHARS]
         stamp = to_text(record.created)
         caller = f"{record.name}:{record.lineno}"
         extra = {name: getattr(record, name) for name in _EXTRA if hasattr(record, name)}

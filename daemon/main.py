@@ -79,7 +79,7 @@ class Daemon:
         credentials = Credentials(system, self._identity, self._clock, self._state, self._logbook, machine)
         self._link = Link(
             system, credentials, self._checkins, self._clock, self._intake, self._outbox, self._inventory.read,
-            self._watch_until, local.manager_url, local.manager_proxy,
+            self._watch_until, self._wake, local.manager_url, local.manager_proxy,
         )  # fmt: skip
         self._sampler = Sampler(
             system, self._clock, lambda: Collector(system, kernel, self._clock, self._gpu), self._gpu, self._logbook,

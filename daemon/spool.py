@@ -109,9 +109,8 @@ class Spool:
     def settle(self, taken: list[str], refused: list[str]) -> None:
         """The Manager has the ones and will never have the others: both leave; the latter are counted as lost."""
         with self._lock:
-            known = self._numbers(taken)
-            self._settled |= known
-            self._lose(self._numbers(refused) - known)
+            self._settled |= self._numbers(taken)
+            self._lose(self._numbers(refused))
             self._memory = deque(record for record in self._memory if record.sequence not in self._settled)
             self._advance()
             self._store_cursor(is_durable=False)
@@ -189,7 +188,7 @@ class Spool:
             if missing:
                 self._lose(missing)
                 self._store_cursor(is_durable=True)
-            yield from (record for record in records if self._is_open(record))
+            yield from (record for record in records if self._is_open(record) and record.sequence <= segment.last)
         yield from (record for record in self._memory if self._is_open(record))
 
     def _is_open(self, record: Record) -> bool:
@@ -233,10 +232,6 @@ class Spool:
         if self._fd < 0:
             return
         segment = self._segments[-1]
-        try:
-            self._system.truncate(self._fd, segment.size)
-        except OSError as error:
-            log.warning("cannot cut %s back after a failed write: %s", segment.name, error)
         self._seal()
         if segment.last < segment.first:
             self._segments.pop()

@@ -185,10 +185,6 @@ class System:
             done = os.pwrite(fd, view, offset)
             view, offset = view[done:], offset + done
 
-    def truncate(self, fd: int, size: int) -> None:
-        """Cut (or stretch with zeroes) a file."""
-        os.ftruncate(fd, size)
-
     def sync(self, fd: int) -> None:
         """What was written to this file is on the disk when this returns."""
         os.fsync(fd)

@@ -83,7 +83,7 @@ def _refuse_constant(name: str) -> Any:
 
 def _is_shallow(value: Any, max_depth: int) -> bool:
     level = [value]
-    for _ in range(max_depth + 1):
+    for _ in range(max_depth):
         level = [
             child
             for parent in level

@@ -155,6 +155,7 @@ def parse_refusal(status: int, retry_after: str | None, body: object) -> Refusal
 
 def _seconds(retry_after: str | None) -> float | None:
     """`Retry-After` in whole seconds; the date form is not part of this wire and counts as absent."""
-    if retry_after is None or not retry_after.strip().isdigit():
+    digits = (retry_after or "").strip()
+    if not (digits.isascii() and digits.isdigit()):
         return None
-    return min(float(retry_after.strip()[:6]), 3600.0)
+    return min(float(digits[:6]), 3600.0)

@@ -10,7 +10,7 @@ from protocol.errors import BAD_PARAMETER, WIRE_UNSUPPORTED, ProtocolError
 HEADER = "X-Ops-Wire"
 INSTANCE_HEADER = "X-Ops-Instance"
 
-_SHAPE = re.compile(r"(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})")
+_SHAPE = re.compile(r"(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})", re.ASCII)
 
 
 class Wire(NamedTuple):

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from app.launch.processes import NOT_READY, READY, UNHEALTHY
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 UNHEALTHY_PATIENCE_S = 10.0
 PAUSE_S = 0.1
 EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # nosec B104

@@ -34,7 +34,9 @@ def new_daemon(tmp_path: Path) -> Iterator[Callable[..., DaemonProcess]]:
 @pytest.fixture
 def enrolled(manager: FakeManager, new_daemon: Callable[..., DaemonProcess]) -> DaemonProcess:
     daemon = new_daemon()
-    assert daemon.enroll(manager) == 0, daemon.output()
+    inner = Host(daemon.state_dir, manager)
+    inner.enroll()
+    inner.close()
     return daemon
 
 

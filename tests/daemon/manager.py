@@ -44,7 +44,7 @@ from protocol.enrolment import (
     parse_renew,
 )
 from protocol.fields import Fields
-from protocol.limits import CHECKIN_BYTES, ENROLL_BYTES, LIVE_BYTES, POLL_BYTES, REPORTS_BYTES
+from protocol.limits import CHECKIN_BYTES, COMMANDS, ENROLL_BYTES, LIVE_BYTES, POLL_BYTES, REPORTS_BYTES
 from protocol.metrics import Live, Point, Sample, parse_live
 from protocol.settings import DEFAULTS, Settings
 from protocol.signing import recovery_text
@@ -341,6 +341,7 @@ class FakeManager:
                 if node.is_revoked:
                     return 200, answer._replace(revoked=True)
                 if due:
+                    due = due[:COMMANDS]
                     for command in due:
                         node.states[command.id] = DELIVERED
                     return 200, answer._replace(commands=tuple(due), server_time=self.text())
