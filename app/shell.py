@@ -1,6 +1,7 @@
 """What every page shows around its content: navigation, who is signed in, theme, messages; addresses of assets."""
 
 import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from flask import Flask, current_app, flash, get_flashed_messages, request, url_
 from flask_babel import lazy_gettext as _l
 from flask_babel import ngettext
 from flask_babel.speaklater import LazyString
+from sqlalchemy.orm import Session
 
 from app import __version__
 from app.kernel.access import Actor, current_actor, may
+from app.kernel.db import db
 from app.kernel.i18n import language
 
 THEMES = ("auto", "light", "dark")
@@ -41,7 +44,8 @@ NAVIGATION = (
         (
             Entry("overview.dashboard", _l("Overview"), "home", "nodes.read", "g o"),
             Entry("nodes.list_nodes", _l("Nodes"), "node", "nodes.read", "g n"),
-            Entry("nodes.list_groups", _l("Groups"), "group", "nodes.read", "g g"),
+            Entry("groups.list_groups", _l("Groups"), "group", "nodes.read", "g g"),
+            Entry("enrolment.list_tokens", _l("Enrolment"), "key", "enrollment.manage", "g j"),
             Entry("agents.list_agents", _l("Agents"), "agent", "agents.read", "g a"),
         ),
     ),
@@ -74,7 +78,9 @@ NAVIGATION = (
 )
 
 
-def install(app: Flask) -> None:
+def install(app: Flask, counts: Mapping[str, Callable[[Session], int]] | None = None) -> None:
+    """`counts`: what stands beside an entry of the navigation when it is not 0, by the entry's endpoint."""
+    app.extensions["navigation_counts"] = counts or {}
     hashes: dict[str, str] = {}
 
     def asset(path: str) -> str:
@@ -108,7 +114,6 @@ def navigation() -> list[dict[str, Any]]:
 
 
 def _items(section: Section, actor: Actor) -> list[dict[str, Any]]:
-    room = request.blueprint
     return [
         {
             "endpoint": entry.endpoint,
@@ -116,20 +121,18 @@ def _items(section: Section, actor: Actor) -> list[dict[str, Any]]:
             "label": entry.label,
             "icon": entry.icon,
             "shortcut": entry.shortcut,
-            "current": request.endpoint == entry.endpoint
-            or (
-                room == entry.endpoint.partition(".")[0]
-                and room in ("people", "audit", "settings")
-                and not _is_own_page()
-            ),
+            "current": f"{request.path}/".startswith(f"{url_for(entry.endpoint)}/"),
+            "count": _count(entry.endpoint),
         }
         for entry in section.entries
         if entry.endpoint in current_app.view_functions and may(actor, entry.permission)
     ]
 
 
-def _is_own_page() -> bool:
-    return request.path.startswith("/profile")
+def _count(endpoint: str) -> int:
+    """Counted only in a transaction that is open anyway: the page about a database that is away must not ask it."""
+    count, session = current_app.extensions["navigation_counts"].get(endpoint), db.session()
+    return int(count(session)) if count is not None and session.in_transaction() else 0
 
 
 def theme() -> str:

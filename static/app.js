@@ -29,6 +29,7 @@ on("click", "[data-dismiss]", (button) => button.closest("[data-toast]").remove(
 /* for what came with the page and what comes by htmx */
 const enliven = (where) => {
   all("[data-copy], [data-reveal], [data-all]", where).forEach((node) => { node.hidden = false; });
+  all("[data-live] > button", where).forEach((button) => { button.hidden = true; });
   all("[data-all] + .sr", where).forEach((node) => node.remove());
   all("[data-confirm-words]", where).forEach(checkWords);
   all("form[data-bulk]", where).forEach(count);
@@ -110,7 +111,7 @@ hear("keydown", (event) => {
     const field = doc.querySelector("[data-search]") || doc.querySelector("main input[type=search]");
     if (field) { stop(event); field.select(); }
   } else if (key.length === 1) {
-    typed = event.timeStamp - typedAt < 1200 ? `${typed} ${key}` : key;
+    typed = typed && event.timeStamp - typedAt < 1200 ? `${typed} ${key}` : key;
     typedAt = event.timeStamp;
     const goal = doc.querySelector(`[data-shortcut="${CSS.escape(typed)}"]`);
     if (goal) goal.click();
@@ -143,6 +144,7 @@ const showDialog = () => {
     form.setAttribute("hx-post", form.getAttribute("action") || opener.href);
     form.setAttribute("hx-target", "#dialog-body");
     form.setAttribute("hx-encoding", form.enctype);
+    form.setAttribute("hx-sync", "this:drop");
     htmx.process(form);
   });
   (dialog.querySelector("[data-focus]") || dialog.querySelector(".body :is(input:not([type=hidden]), select, textarea, .btn)") || dialog.firstElementChild).focus();
@@ -187,7 +189,8 @@ hear("htmx:beforeSwap", ({ detail }) => {
 });
 hear("htmx:afterSwap", ({ detail }) => detail.target.id === "dialog-body" && showDialog());
 hear("htmx:load", ({ detail }) => enliven(detail.elt.parentNode || detail.elt));
-hear("htmx:responseError", ({ detail }) => toast("bad", say(detail.xhr.status === 401 ? "Expired" : "Failed")));
+const told = (html) => (new DOMParser().parseFromString(html, "text/html").querySelector(".error-page .lead") || {}).textContent;
+hear("htmx:responseError", ({ detail: { xhr } }) => toast("bad", xhr.status === 401 ? say("Expired") : told(xhr.responseText) || say("Failed")));
 hear("htmx:sendError", () => toast("bad", say("Away")));
 
 /* charts: what every series said under the pointer */
@@ -225,5 +228,89 @@ on("pointermove", "[data-chart] .area", read);
 on("pointerdown", "[data-chart] .area", read);
 on("pointerout", "[data-chart] .area", (area, { relatedTarget }) => area.contains(relatedTarget) || hide(area));
 
+/* live charts: the last minute of a host, a value a second, asked for as it comes */
+const SPAN = 60;
+const pause = (ms) => new Promise((done) => { setTimeout(done, ms); });
+const seen = () => new Promise((done) => { doc.hidden ? doc.addEventListener("visibilitychange", done, { once: true }) : done(); });
+const shape = (parent, kind, attributes) => {
+  const node = parent.appendChild(doc.createElementNS("http://www.w3.org/2000/svg", kind));
+  Object.keys(attributes).forEach((key) => node.setAttribute(key, attributes[key]));
+  return node;
+};
+/* the chart that the server drew, taken over: its lines, its scale, its read-out */
+const takeOver = (box) => {
+  const figure = box.querySelector("[data-chart]"), data = figure.known = JSON.parse(figure.dataset.chart), height = +figure.dataset.height;
+  const lines = figure.querySelector(".area > svg > svg"), scale = figure.querySelector("svg.y"), grid = figure.querySelector(".grid");
+  const keys = box.dataset.followed.split(" "), legend = all(".legend li", figure).map((item) => item.querySelector("b") || make(item, "b"));
+  lines.textContent = "";
+  all(".x", figure).forEach((node) => { node.textContent = ""; });
+  const paths = data.series.map(({ slot }) => ["fill", "line"].map((kind) => shape(lines, "path", { class: `${kind} s${slot}` })));
+  data.series.forEach((one) => { one.t = one.t.map((t) => t + data.from); });
+  const top = () => {
+    if (data.unit === "percent") return [100, 25];
+    const high = Math.max(1024, ...data.series.flatMap((one) => one.v)), step = 2 ** Math.ceil(Math.log2(high / 4));
+    return [Math.ceil(high / step) * step, step];
+  };
+  const draw = () => {
+    const [most, step] = top(), gutter = +figure.dataset.gutter, place = (value) => height * (1 - value / most);
+    scale.textContent = grid.textContent = "";
+    for (let value = 0; value <= most; value += step) {
+      const y = place(value) + 8;
+      shape(scale, "text", { x: gutter - 8, y: y + 4, "text-anchor": "end" }).textContent = worded(value, data.unit).replace(/\.0(?=\D)/, "");
+      shape(grid, "line", { x1: 0, x2: "100%", y1: y, y2: y });
+    }
+    data.series.forEach((one, n) => {
+      const runs = [], x = (t) => ((t - data.from) / SPAN * 1000).toFixed(1);
+      one.t.forEach((t, at) => {
+        if (!at || t - one.t[at - 1] > 5) runs.push({ left: x(t), way: "M" });
+        const run = runs[runs.length - 1];
+        run.way += `${run.way === "M" ? "" : "L"}${x(t)} ${place(one.v[at]).toFixed(1)}`;
+      });
+      paths[n][1].setAttribute("d", runs.map((run) => run.way).join(""));
+      paths[n][0].setAttribute("d", runs.map((run) => `${run.way}V${height}H${run.left}z`).join(""));
+      legend[n].textContent = runs.length ? worded(one.v[one.v.length - 1], data.unit) : "";
+    });
+    if (data.series.some((one) => one.t.length)) all(".none", figure).forEach((node) => node.remove());
+  };
+  return (samples) => {
+    samples.forEach((sample) => data.series.forEach((one, n) => {
+      if (typeof sample[keys[n]] !== "number") return;
+      one.t.push(new Date(sample.timestamp) / 1000);
+      one.v.push(sample[keys[n]]);
+    }));
+    data.to = Math.max(...data.series.flatMap((one) => one.t), data.to);
+    data.from = data.to - SPAN;
+    data.series.forEach((one) => {
+      const first = one.t.findIndex((t) => t >= data.from), old = first < 0 ? one.t.length : first;
+      one.t.splice(0, old);
+      one.v.splice(0, old);
+    });
+    draw();
+    /* the read-out counts from the left edge */
+    figure.known = { ...data, series: data.series.map((one) => ({ ...one, t: one.t.map((t) => t - data.from) })) };
+  };
+};
+const follow = async (box) => {
+  const charts = all("[data-followed]", box).map(takeOver), badge = doc.querySelector("[data-follow-state]");
+  const state = (name) => { badge.className = "badge " + name; badge.textContent = badge.dataset["t" + name[0].toUpperCase() + name.slice(1)]; };
+  for (let after = +box.dataset.after; box.isConnected;) {
+    await seen();
+    try {
+      const answer = await fetch(`${box.dataset.follow}?after=${after}`, { redirect: "manual" });
+      if (answer.type === "opaqueredirect") return location.reload();
+      if (!answer.ok) throw answer;
+      const { samples, last, online } = await answer.json();
+      after = last;
+      if (samples.length) charts.forEach((add) => add(samples));
+      state(samples.length ? "run" : online ? "idle" : "warn");
+      await pause(online ? 200 : 5000);
+    } catch (error) {
+      state("bad");
+      await pause(3000);
+    }
+  }
+};
+
 all("[data-toast]").forEach(wakeToast);
 enliven(doc);
+all("[data-follow]").forEach(follow);

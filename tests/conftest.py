@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask_migrate import upgrade
-from sqlalchemy import inspect, text
+from sqlalchemy import Connection, inspect, text
 
 from app.audit.models import GENESIS_HASH
 from app.factory import create_app
@@ -89,9 +89,12 @@ def wipe() -> None:
     """Every table empty again, the audit log back at its beginning."""
     db.session.remove()
     with db.engine.begin() as connection:
+        # A tree's rows refer to each other, and InnoDB looks at every row by itself.
+        _check_references(connection, False)
         for table in reversed(Base.metadata.sorted_tables):
             if table.name != "audit_head":
                 connection.execute(table.delete())
+        _check_references(connection, True)
         reset = "UPDATE audit_head SET id = 1, sequence = 0, hash = :hash, seal = ''"
         if (
             connection.execute(text(reset), {"hash": GENESIS_HASH}).rowcount == 0
@@ -101,6 +104,11 @@ def wipe() -> None:
                 text("INSERT INTO audit_head (id, sequence, hash, seal) VALUES (1, 0, :hash, '')"),
                 {"hash": GENESIS_HASH},
             )
+
+
+def _check_references(connection: Connection, is_on: bool) -> None:
+    if connection.dialect.name == "mysql":
+        connection.execute(text(f"SET FOREIGN_KEY_CHECKS = {int(is_on)}"))
 
 
 @pytest.fixture(scope="session")

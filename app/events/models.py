@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.events.sentences import remark_for, sentence_for, state_of
 from app.kernel.clock import now
 from app.kernel.db import TABLE_OPTIONS, Base
 from app.kernel.types import BigId, Json, LongText, Name, UtcDateTime
@@ -34,3 +35,17 @@ class Event(Base):
     host_event_id: Mapped[str | None] = mapped_column(Name(64))
     occurred_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now, index=True)
+
+    @property
+    def sentence(self) -> str:
+        """In words, in the reader's language."""
+        return sentence_for(self)
+
+    @property
+    def remark(self) -> str:
+        return remark_for(self)
+
+    @property
+    def state(self) -> str:
+        """How good the news is: ok, warn, bad or idle."""
+        return state_of(self)

@@ -48,7 +48,7 @@ def show_metrics(node_id: int, query: MetricsQuery) -> Response:
     if start > end:
         raise bad_field("start", _("The beginning lies after the end."))
     most = MOST_DETAILED if query.detail else MOST_POINTS
-    history = queries.series(session, node_id, start, end, query.resolution, most)
+    history = queries.series(session, node_id, start, end, query.resolution, most=most)
     if len(history.times) > most:
         raise bad_field("resolution", _("More than %(count)s points. Ask for less time or coarser ones.", count=most))
     items = _items(history)

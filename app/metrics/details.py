@@ -7,8 +7,10 @@ order of the wire. Longer ones are deflated; the first byte tells (`[` or zlib's
 import json
 import zlib
 from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple, TypeVar
 
+from app.metrics.models import moment_of
 from protocol.metrics import Detail, DiskIo, Gpu, Interface, Mount, Point
 
 VERSION = 1
@@ -34,6 +36,15 @@ class Parts(NamedTuple):
     ts: int
     totals: Totals
     detail: Detail
+
+    @property
+    def moment(self) -> datetime:
+        return moment_of(self.ts)
+
+    @property
+    def booted_at(self) -> datetime | None:
+        uptime_s = self.totals.uptime_s
+        return None if uptime_s is None else self.moment - timedelta(seconds=uptime_s)
 
 
 def pack(point: Point, detail: Detail) -> bytes:

@@ -51,8 +51,9 @@ def partitions(connection: Connection, table: str) -> list[Partition]:
 def create_partitions(connection: Connection, table: str, now_ms: int) -> None:
     """Make what will be needed for some time to come. It is cheap as long as nothing has got into `rest` meanwhile."""
     width, found = WIDTHS[table], partitions(connection, table)
-    last = max((one.end for one in found if one.end is not None), default=now_ms - now_ms % width)
-    ends = range(last + width, now_ms + (AHEAD + 1) * width, width)
+    today = now_ms - now_ms % width
+    last = max((one.end for one in found if one.end is not None), default=today)
+    ends = range(last + width, today + (AHEAD + 1) * width + 1, width)
     if not ends and found:
         return
     wanted = ", ".join([*(f"PARTITION {_name(end)} VALUES LESS THAN ({end})" for end in ends), LAST])

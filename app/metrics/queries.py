@@ -24,12 +24,12 @@ from app.metrics.models import (
     RollUpProgress,
     epoch_ms,
 )
-from app.metrics.rolling import MOST_NODES, bucket_of, mean_and_maximum
+from app.metrics.rolling import MOST_NODES, bucket_of, maximum, mean
 from app.nodes.models import MEMBERS, Node
 
 Resolution = Literal["auto", "raw", "5m", "1h"]
 RAW: Final = 0
-STEPS: Final[Mapping[str, int]] = {"raw": RAW, "5m": FIVE_MINUTES_MS, "1h": HOUR_MS}
+STEPS: Final[Mapping[Resolution, int]] = {"raw": RAW, "5m": FIVE_MINUTES_MS, "1h": HOUR_MS}
 LONGEST_RAW_MS: Final = 26 * HOUR_MS
 LONGEST_5M_MS: Final = 8 * DAY_MS
 RECENT_MS: Final = 15 * MINUTE_MS
@@ -48,7 +48,7 @@ class History:
     maxima: Mapping[str, Sequence[Any]]
 
     @property
-    def resolution(self) -> str:
+    def resolution(self) -> Resolution:
         return next(name for name, step_ms in STEPS.items() if step_ms == self.step_ms)
 
 
@@ -58,28 +58,34 @@ def series(
     start: datetime,
     end: datetime,
     resolution: Resolution = "auto",
+    *,
     most: int | None = None,
+    values: Sequence[str] = VALUES,
+    maxima: Sequence[str] = VALUES,
 ) -> History:
     """One host between two moments, both included. What is not rolled up yet is made of raw points on the way.
 
-    Of more than `most` points one more than that is answered, so that the caller sees it.
+    Of more than `most` points one more than that is answered, so that the caller sees it. Fewer values are read faster.
     """
     start_ms, end_ms = epoch_ms(start), epoch_ms(end)
     step_ms = fitting_step(start_ms, end_ms) if resolution == "auto" else STEPS[resolution]
     limit = None if most is None else most + 1
     if step_ms == RAW:
-        columns = [POINTS.c.ts, *(POINTS.c[value] for value in VALUES)]
+        columns: list[Any] = [POINTS.c.ts, *(POINTS.c[value] for value in values)]
         rows = session.execute(_of_node(select(*columns), POINTS.c, node_id, start_ms, end_ms).limit(limit)).all()
-        return _history(RAW, rows)
+        return _history(RAW, rows, values, ())
     until = session.scalar(select(RollUpProgress.until).where(RollUpProgress.step_ms == step_ms)) or 0
     start_ms -= start_ms % step_ms
     rolled = ROLL_UPS[step_ms].c
-    columns = [rolled.ts, *(rolled[name] for value in VALUES for name in (value, f"{value}_max"))]
+    columns = [rolled.ts, *(rolled[value] for value in values), *(rolled[f"{value}_max"] for value in maxima)]
     known = _of_node(select(*columns), rolled, node_id, start_ms, min(end_ms, until - 1)).limit(limit)
     rows = session.execute(known).all() if start_ms < until else []
     if end_ms >= until:
-        rows = [*rows, *session.execute(_unrolled(node_id, step_ms, max(start_ms, until), end_ms).limit(limit))]
-    return _history(step_ms, rows[:limit])
+        bucket = bucket_of(step_ms)
+        columns = [bucket, *(mean(value) for value in values), *(maximum(value) for value in maxima)]
+        fresh = _of_node(select(*columns), POINTS.c, node_id, max(start_ms, until), end_ms, bucket)
+        rows = [*rows, *session.execute(fresh.group_by(bucket).limit(limit))]
+    return _history(step_ms, rows[:limit], values, maxima)
 
 
 def fitting_step(start_ms: int, end_ms: int) -> int:
@@ -92,40 +98,34 @@ def fitting_step(start_ms: int, end_ms: int) -> int:
     return HOUR_MS
 
 
-def _of_node(statement: Select[Any], columns: Any, node_id: int, start_ms: int, end_ms: int) -> Select[Any]:
+def _of_node(
+    statement: Select[Any], columns: Any, node_id: int, start_ms: int, end_ms: int, order: Any = None
+) -> Select[Any]:
     between = statement.where(columns.node_id == node_id, columns.ts >= start_ms, columns.ts <= end_ms)
-    return between.order_by(columns.ts)
+    return between.order_by(columns.ts if order is None else order)
 
 
-def _unrolled(node_id: int, step_ms: int, start_ms: int, end_ms: int) -> Select[Any]:
-    bucket = bucket_of(step_ms)
-    statement = select(bucket, *(part for value in VALUES for part in mean_and_maximum(value)))
-    between = statement.where(POINTS.c.node_id == node_id, POINTS.c.ts >= start_ms, POINTS.c.ts <= end_ms)
-    return between.group_by(bucket).order_by(bucket)
-
-
-def _history(step_ms: int, rows: Sequence[Row[Any]]) -> History:
-    names = VALUES if step_ms == RAW else [name for value in VALUES for name in (value, f"{value}_max")]
-    columns: list[Sequence[Any]] = list(zip(*rows, strict=True)) or [()] * (len(names) + 1)
-    found = dict(zip(names, columns[1:], strict=True))
-    maxima = {value: found[f"{value}_max"] for value in VALUES} if step_ms != RAW else {}
-    return History(step_ms, columns[0], {value: found[value] for value in VALUES}, maxima)
+def _history(step_ms: int, rows: Sequence[Row[Any]], values: Sequence[str], maxima: Sequence[str]) -> History:
+    times, *columns = list(zip(*rows, strict=True)) or [()] * (1 + len(values) + len(maxima))
+    means, highest = columns[: len(values)], columns[len(values) :]
+    return History(step_ms, times, dict(zip(values, means, strict=True)), dict(zip(maxima, highest, strict=True)))
 
 
 def newest_points(session: Session, node_ids: Sequence[int]) -> dict[int, Row[Any]]:
-    """Each host's newest raw point (columns of `metric_points`); hosts that were silent of late are left out."""
-    since = epoch_ms(now()) - RECENT_MS
+    """Each host's newest raw point (columns of `metric_points`) by host; hosts that were silent of late are left out."""
+    present = epoch_ms(now())
+    # Bounded on both sides, so that MySQL looks into two partitions instead of all that are made ahead.
+    is_recent = POINTS.c.ts.between(present - RECENT_MS, present + DAY_MS)
     found: dict[int, Row[Any]] = {}
     for first in range(0, len(node_ids), MOST_NODES):
-        some = node_ids[first : first + MOST_NODES]
         newest = (
             select(POINTS.c.node_id, func.max(POINTS.c.ts).label("ts"))
-            .where(POINTS.c.node_id.in_(some), POINTS.c.ts >= since)
+            .where(POINTS.c.node_id.in_(node_ids[first : first + MOST_NODES]), is_recent)
             .group_by(POINTS.c.node_id)
             .subquery()
         )
         rows = select(POINTS).join(newest, (POINTS.c.node_id == newest.c.node_id) & (POINTS.c.ts == newest.c.ts))
-        found |= {row.node_id: row for row in session.execute(rows.where(POINTS.c.ts >= since))}
+        found |= {row.node_id: row for row in session.execute(rows.where(is_recent))}
     return found
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Insert, Select, Table, bindparam, func, select
+from sqlalchemy import ColumnElement, Double, Insert, Select, Table, bindparam, func, select
 from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.orm import Session
 
@@ -33,8 +33,13 @@ def roll_up_fleet(session: Session, start: int, end: int) -> None:
     session.execute(_fleet_statement(session.get_bind().dialect.name), {"start": start, "end": end})
 
 
-def mean_and_maximum(value: str) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
-    return func.avg(POINTS.c[value]).label(value), func.max(POINTS.c[value]).label(f"{value}_max")
+def mean(value: str) -> ColumnElement[float | None]:
+    """A float: MySQL's own means of whole numbers are decimal ones."""
+    return func.avg(POINTS.c[value], type_=Double()).label(value)
+
+
+def maximum(value: str) -> ColumnElement[Any]:
+    return func.max(POINTS.c[value]).label(f"{value}_max")
 
 
 def bucket_of(step_ms: int) -> ColumnElement[int]:
@@ -45,7 +50,7 @@ def bucket_of(step_ms: int) -> ColumnElement[int]:
 def _node_statement(dialect: str, step_ms: int) -> Insert:
     bucket = bucket_of(step_ms)
     made = (
-        select(POINTS.c.node_id, bucket, func.count(), *(part for value in VALUES for part in mean_and_maximum(value)))
+        select(POINTS.c.node_id, bucket, func.count(), *(part(value) for value in VALUES for part in (mean, maximum)))
         .where(POINTS.c.node_id.in_(bindparam("nodes", expanding=True)))
         .where(POINTS.c.ts >= bindparam("start"), POINTS.c.ts < bindparam("end"))
         .group_by(POINTS.c.node_id, bucket)

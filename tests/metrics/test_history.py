@@ -104,9 +104,10 @@ def test_means_and_maxima_are_the_same_from_raw_points_and_from_roll_ups(rolled_
     store(node_id, batch(*told), at=NOON + 5 * MINUTE)
     roll_up_all(rolled_up_at)
     history = series(db.session(), node_id, NOON, NOON + HOUR, "5m")
-    assert [float(value) for value in history.values["cpu_usage"]] == [2.0]
+    assert list(history.values["cpu_usage"]) == [2.0]
     assert list(history.maxima["cpu_usage"]) == [4.0]
-    assert [float(value) for value in history.values["memory_used"]] == [2**40 + 2]
+    assert list(history.values["memory_used"]) == [2**40 + 2]
+    assert {type(history.values[name][0]) for name in ("cpu_usage", "memory_used", "process_count")} == {float}
     assert list(history.maxima["memory_used"]) == [2**40 + 4]
     assert list(history.values["load_avg_1"]) == list(history.maxima["load_avg_1"]) == [None]
 

@@ -18,7 +18,7 @@ from app.kernel.db import db, in_transaction
 from app.people import actions
 from app.people.identity import COOKIE
 from app.people.models import User
-from app.people.schemas import UserUpdate
+from app.people.schemas import TokenCreate, UserUpdate
 from tests import browser as browsers
 from tests.browser import Browser, Visit
 from tests.conftest import Applications
@@ -64,6 +64,12 @@ class Manager:
         with self.app.app_context():
             session, user = db.session(), db.session.query(User).filter_by(username=username).one()
             in_transaction(session, lambda: actions.update_user(session, SYSTEM, user.id, UserUpdate(**values)))
+
+    def token(self, username: str, name: str, scopes: list[str]) -> str:
+        with self.app.app_context():
+            session, user = db.session(), db.session.query(User).filter_by(username=username).one()
+            actor, values = actions.as_user(Actor(ip="127.0.0.1"), user), TokenCreate(name=name, scopes=scopes)
+            return in_transaction(session, lambda: actions.create_token(session, actor, values))[1]
 
     def refuse(self, username: str) -> None:
         """A stranger's sign-in, as the log has it."""
