@@ -1,5 +1,5 @@
 # Ops Scaffold. Everything lives in .venv, .cache and var; a second run of any target does only what is left to do.
-# `make run ARGS="--web-port 8081"` hands ARGS to the Manager; `make test ARGS="tests/people -k tokens"` to pytest.
+# `make run ARGS="--server.http.addr :8081"` hands ARGS to the Manager; `make test ARGS="tests/people -k tokens"` to pytest.
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python

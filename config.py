@@ -24,6 +24,7 @@ DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h|d)?")
 UNIT_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, None: 1}
 LONGEST_S = 1e10
 EVERY_INTERFACE = "0.0.0.0"  # noqa: S104  # nosec B104: what leaving the host out means
+LOOPBACK = ["127.0.0.1", "::1"]
 SIZE = re.compile(r"(\d+)\s*(B|kB|KB|MB|GB|KiB|MiB|GiB)?")
 UNIT_BYTES = {
     None: 1,
@@ -167,9 +168,7 @@ class Server(Section):
     workers: int = setting(1, "Web processes.", ge=1, le=64)
     gateway_workers: int = setting(1, "Gateway processes.", ge=1, le=64)
     job_workers: int = setting(1, "Processes that run background jobs.", ge=1, le=64)
-    metrics_allow: Networks = setting(
-        ["127.0.0.1", "::1"], "Addresses or networks that may read /metrics without a token."
-    )
+    metrics_allow: Networks = setting(LOOPBACK, "Addresses or networks that may read /metrics without a token.")
     development: bool = setting(False, "Shows the style page at /styleguide.")
 
 

@@ -4,14 +4,17 @@ import json
 import os
 import sys
 import time
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from fcntl import LOCK_EX, LOCK_NB, flock
-from typing import IO
+from pathlib import Path
+from typing import IO, TextIO
 
 import click
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from flask import Flask
 from flask.cli import AppGroup
 from flask_migrate import upgrade
@@ -20,6 +23,7 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.audit import actions as audit
+from app.audit.exported import verify_export
 from app.audit.verification import verify
 from app.kernel.access import Actor
 from app.kernel.clock import now
@@ -68,11 +72,22 @@ def init(as_json: bool) -> None:
         click.echo(f"Created user {start.username}." + (f" Password: {start.password}" if start.password else ""))
 
 
+def _given_password() -> str:
+    """From the environment, or from the file that it names."""
+    path = os.environ.get("OPS_ADMIN_PASSWORD_FILE", "")
+    if not path:
+        return os.environ.get("OPS_ADMIN_PASSWORD", "")
+    try:
+        return Path(path).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        raise BadParameter(errors=[FieldError("OPS_ADMIN_PASSWORD_FILE", f"{path} cannot be read")]) from None
+
+
 def first_administrator() -> Start:
     session = db.session()
     if session.scalar(select(User.id).limit(1)) is not None:
         return Start()
-    given = os.environ.get("OPS_ADMIN_PASSWORD", "")
+    given = _given_password()
     password = given or passwords.generated_password()
     try:
         _create_admin("admin", password)
@@ -122,13 +137,43 @@ def audit_verify(as_json: bool) -> None:
     finding = report.finding
     if as_json:
         shown = None if finding is None else {"sequence": finding.sequence, "problem": finding.problem}
-        click.echo(json.dumps({"rows": report.rows, "checkpoints": report.checkpoints, "finding": shown}))
+        click.echo(json.dumps({**report._asdict(), "finding": shown}))
     elif finding is None:
         click.echo(f"{report.rows} rows and {report.checkpoints} checkpoints are as they were written.")
+        if report.unsigned:
+            click.echo(f"The newest {report.unsigned} rows are younger than any checkpoint.")
     else:
-        click.echo(f"Row {finding.sequence} {finding.problem}.", err=True)
+        click.echo(str(finding), err=True)
+    if not as_json:
+        for warning in report.warnings:
+            click.echo(f"Note: {warning}", err=True)
     if finding is not None:
         raise SystemExit(1)
+
+
+@audit_commands.command("public-key")
+def audit_public_key() -> None:
+    """Print the key that exports are checked with, anywhere."""
+    click.echo(b64encode(ops().keys.audit.public_key().public_bytes_raw()).decode())
+
+
+@audit_commands.command("verify-export")
+@click.argument("file", type=click.File(encoding="utf-8"))
+@click.option("--public-key", "key_text", help="Of the Manager that made it; empty: this Manager's.")
+def audit_verify_export(file: TextIO, key_text: str | None) -> None:
+    """Check an export in JSONL. Exit code 1 when somebody changed it."""
+    key = ops().keys.audit.public_key()
+    if key_text:
+        try:
+            key = Ed25519PublicKey.from_public_bytes(b64decode(key_text))
+        except ValueError:
+            raise click.ClickException("--public-key: not a key as `audit public-key` prints it") from None
+    report = verify_export(file, key)
+    if report.finding is not None:
+        click.echo(str(report.finding), err=True)
+        raise SystemExit(1)
+    scope = "the whole log" if report.is_complete else "a part of the log"
+    click.echo(f"{report.rows} rows are as they were exported: {scope}.")
 
 
 @audit_commands.command("checkpoint")

@@ -34,7 +34,7 @@ from tests.variants import build, dispose, existing_id
 EXAMPLES = int(os.environ.get("OPS_SCHEMATHESIS_EXAMPLES", "3"))
 BUDGET_S = float(os.environ.get("OPS_SCHEMATHESIS_SECONDS", "8"))
 DOCUMENT = "/api/v1/openapi.json"
-OWN_SIGN_IN = {"logout", "change_password"}
+OWN_SIGN_IN = {"people_logout", "people_change_password"}
 """What would end the run's own sign-in."""
 
 LEFT_OUT = {

@@ -52,7 +52,12 @@ def extracted() -> Catalog:
     for folder, method, options in (("app", "python", {}), ("templates", "jinja2", JINJA)):
         pattern = "**.py" if method == "python" else "**.html"
         found = extract_from_dir(
-            ROOT / folder, [(pattern, method)], {pattern: options}, KEYWORDS, comment_tags=("NOTE:",)
+            ROOT / folder,
+            [(pattern, method)],
+            {pattern: options},
+            KEYWORDS,
+            comment_tags=("NOTE:",),
+            directory_filter=lambda _path: True,  # babel's own passes over folders such as `_ui`
         )
         for filename, line, text, comments, context in found:
             catalogue.add(text, None, [(f"{folder}/{filename}", line)], auto_comments=comments, context=context)

@@ -1,6 +1,7 @@
 """HTML forms over the pydantic schemas that the API uses too: what was typed, what is wrong, the checked value."""
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -12,6 +13,7 @@ from app.kernel.validation import WHOLE, field_errors
 
 Schema = TypeVar("Schema", bound=BaseModel)
 Result = TypeVar("Result")
+ROW_NUMBER = re.compile(r"[1-9][0-9]{0,17}")
 OVERALL = ""
 """Errors that belong to no field stand under this name."""
 
@@ -59,6 +61,11 @@ class Form(Generic[Schema]):
             db.session.rollback()
             self.add_errors(error.errors or [FieldError(OVERALL, str(error.message))])
             return None
+
+
+def row_numbers(texts: Iterable[str], most: int = 1000) -> list[int]:
+    """The numbers of rows among what was sent; whatever can be none is left out."""
+    return [int(text) for text in texts if ROW_NUMBER.fullmatch(text)][:most]
 
 
 def _values(schema: type[BaseModel], data: MultiDict[str, str]) -> dict[str, Any]:

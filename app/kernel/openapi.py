@@ -58,7 +58,7 @@ def _models(operation: Operation) -> Iterable[Any]:
 
 def _operation(room: ApiRoom, operation: Operation, references: Mapping[Any, Any]) -> dict[str, Any]:
     described: dict[str, Any] = {
-        "operationId": operation.name,
+        "operationId": f"{room.name}_{operation.name}",
         "tags": [room.name],
         "summary": operation.summary,
         "parameters": [

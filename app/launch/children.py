@@ -8,9 +8,12 @@ import signal
 import subprocess
 from collections.abc import Callable, Mapping
 
-from app.launch.processes import Process
+from app.launch.processes import Process, Stage
 
 PR_SET_PDEATHSIG = 1
+PRIVATE_UMASK = 0o077
+# What runs on the host is not the Manager's: scripts expect the mask that a service manager gives them.
+HOST_UMASK = 0o022
 READ_BYTES = 65536
 LONGEST_LINE = 65536
 
@@ -46,6 +49,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE if captures else subprocess.STDOUT,
             start_new_session=True,
+            umask=HOST_UMASK if spec.stage == Stage.HOST else PRIVATE_UMASK,
             preexec_fn=lambda: _die_with(launcher),  # noqa: PLW1509 - this process has one thread
         )
         shown = self._process.stderr if captures else self._process.stdout

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 from app.launch.checks import NotPossibleError, check_ports, claim_data_directory
 from app.launch.output import Output
 from app.launch.processes import (
+    COUNTERS_VARIABLE,
     READY,
     TERMINAL_VARIABLE,
     UNHEALTHY,
@@ -25,6 +27,7 @@ from app.launch.supervisor import StartFailedError, StopRequestedError, Supervis
 
 PROJECT = Path(__file__).resolve().parents[2]
 ADMIN_VARIABLES = ("OPS_ADMIN_PASSWORD", "OPS_ADMIN_PASSWORD_FILE")
+FOREIGN_SETTINGS = ("FLASK_", "GUNICORN_", "RQ_", "SCRIPT_NAME", "WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS")
 REDIS_START_S = 10.0
 WRONG_SETTINGS = 2
 
@@ -74,6 +77,7 @@ def _run(supervisor: Supervisor, output: Output, arguments: list[str]) -> NoRetu
 
 def _run_manager(supervisor: Supervisor, output: Output, plan: Plan) -> NoReturn:
     processes = manager_processes(plan)
+    _empty_directory(Path(plan.environment[COUNTERS_VARIABLE]))
     supervisor.environment.update(plan.environment)
     supervisor.start(process for process in processes if process.stage == Stage.REDIS)
     if plan.redis:
@@ -95,8 +99,14 @@ def _run_manager(supervisor: Supervisor, output: Output, plan: Plan) -> NoReturn
     supervisor.keep_running()
 
 
+def _empty_directory(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+
+
 def _environment(output: Output) -> dict[str, str]:
-    environment = dict(os.environ)
+    """What every child gets: ours, without what would configure servers and libraries past our settings."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN_SETTINGS)}
     paths = [str(PROJECT), *filter(None, [environment.get("PYTHONPATH")])]
     environment |= {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
     if output.is_terminal:

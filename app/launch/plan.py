@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from app.launch.processes import TERMINAL_VARIABLE, Plan
+from app.launch.processes import COUNTERS_VARIABLE, TERMINAL_VARIABLE, Plan
 from config import Settings, SettingsError, as_environment, load_settings, reachable, split_address
 
 LONGEST_SOCKET_PATH = 107
@@ -25,7 +25,7 @@ def make_plan(arguments: Sequence[str]) -> Plan:
     redis = () if settings.redis.url else _redis_command(socket, problems)
     if problems:
         raise SettingsError(problems)
-    environment = as_environment(arguments)
+    environment = as_environment(arguments) | {COUNTERS_VARIABLE: str(settings.data_path / "run" / "counters")}
     if "format" not in settings.log.model_fields_set and os.environ.get(TERMINAL_VARIABLE):
         environment["OPS_LOG__FORMAT"] = "text"
     return Plan(

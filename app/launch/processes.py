@@ -50,6 +50,8 @@ class Plan(NamedTuple):
     job_workers: int
 
 
+COUNTERS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+"""Names the directory in which all processes count, so that /metrics can add them up. Each start begins at zero."""
 TERMINAL_VARIABLE = "OPS_LAUNCH_TERMINAL"
 """Tells the process that plans whether people look at the output."""
 READY, NOT_READY, UNHEALTHY = 0, 1, 3

@@ -19,6 +19,7 @@ LONGEST_PAUSE_S = 30.0
 QUIET_S = 60.0
 KILL_GRACE_S = 5.0
 STEP_GRACE_S = 2.0
+IDLE_S = 30.0
 
 
 class StopRequestedError(Exception):
@@ -101,7 +102,7 @@ class Supervisor:
     def keep_running(self) -> NoReturn:
         """Restart whatever ends, until somebody asks to stop."""
         while True:
-            self._turn()
+            self._turn(IDLE_S)
             for kept in self._kept:
                 if kept.child is not None and (code := kept.child.ended()) is not None:
                     self._plan_restart(kept, code)

@@ -112,7 +112,7 @@ def _history(step_ms: int, rows: Sequence[Row[Any]], values: Sequence[str], maxi
 
 
 def newest_points(session: Session, node_ids: Sequence[int]) -> dict[int, Row[Any]]:
-    """Each host's newest raw point (columns of `metric_points`) by host; hosts that were silent of late are left out."""
+    """Each host's newest raw point (columns of `metric_points`) by host, without those that were silent of late."""
     present = epoch_ms(now())
     # Bounded on both sides, so that MySQL looks into two partitions instead of all that are made ahead.
     is_recent = POINTS.c.ts.between(present - RECENT_MS, present + DAY_MS)

@@ -20,7 +20,7 @@ from app.kernel.db import db
 from app.kernel.edges import bad_field, page, see_other
 from app.kernel.errors import BadParameter, FieldError
 from app.kernel.exports import csv_response, json_response
-from app.kernel.forms import Form
+from app.kernel.forms import Form, row_numbers
 from app.kernel.htmx import render_part
 from app.kernel.i18n import time_zone
 from app.kernel.live_settings import live_settings
@@ -164,7 +164,7 @@ def _list_address(text: str) -> str:
 @page(pages, "/nodes/bulk", permission="nodes.edit", methods=("POST",))
 def choose_action() -> AnyResponse:
     """From the list's ticked rows to the page of the action, which asks for the rest. Nothing is changed yet."""
-    ids = ",".join(text for text in request.form.getlist("ids") if text.isdigit())
+    ids = ",".join(map(str, row_numbers(request.form.getlist("ids"), MOST_AT_ONCE)))
     action, listed = request.form.get("action", ""), request.form.get("query", "")
     if not ids:
         tell(_("Tick some nodes first."), "warn")
@@ -213,7 +213,7 @@ def _chosen(given: MultiDict[str, str]) -> _Chosen:
     if given.get("everything"):
         ids = queries.matching_ids(db.session(), _list_query(listed))
     else:
-        wanted = [int(text) for text in given.get("ids", "").split(",") if text.isdigit()][:MOST_AT_ONCE]
+        wanted = row_numbers(given.get("ids", "").split(","), MOST_AT_ONCE)
         ids = [node.id for node in queries.nodes_by_ids(db.session(), wanted)]
     if not 0 < len(ids) <= MOST_AT_ONCE:
         raise BadParameter(_("Between 1 and %(most)s nodes can be changed at once.", most=MOST_AT_ONCE))

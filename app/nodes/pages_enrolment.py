@@ -13,7 +13,7 @@ from app.kernel.access import current_actor
 from app.kernel.clock import now
 from app.kernel.db import db
 from app.kernel.edges import bad_field, page, see_other
-from app.kernel.forms import Form
+from app.kernel.forms import Form, row_numbers
 from app.kernel.htmx import render_part
 from app.kernel.live_settings import live_settings
 from app.kernel.paging import Column, lenient_query
@@ -119,7 +119,7 @@ def show_queue() -> str:
 @page(pages, "/enrollment/queue", permission="enrollment.manage", methods=("POST",))
 def decide() -> AnyResponse:
     """Let in or turn away the ticked ones."""
-    ids = [int(text) for text in request.form.getlist("ids") if text.isdigit()][:1000]
+    ids = row_numbers(request.form.getlist("ids"))
     wanted = request.form.get("action")
     if wanted not in ("approve", "reject"):
         raise bad_field("action", _("There is no such action."))

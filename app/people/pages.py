@@ -24,6 +24,7 @@ from app.kernel.i18n import COOKIE as LANGUAGE_COOKIE
 from app.kernel.live_settings import live_settings
 from app.kernel.paging import Column, Page, lenient_query
 from app.people import actions, queries
+from app.people.clients import client_name
 from app.people.identity import COOKIE
 from app.people.models import ENABLED, User, UserSession
 from app.people.schemas import (
@@ -189,7 +190,9 @@ def _password_page(form: Form[Any]) -> str:
 @page(pages, "/profile/sessions", permission=SIGNED_IN)
 def list_sessions() -> str:
     rows = _open_sessions(current_actor().user_id or 0)
-    return render_template("people/sessions.html", sessions=rows, own_id=current_actor().session_id)
+    return render_template(
+        "people/sessions.html", client_name=client_name, sessions=rows, own_id=current_actor().session_id
+    )
 
 
 def _open_sessions(user_id: int) -> Sequence[UserSession]:
@@ -300,7 +303,15 @@ def update_user(user_id: int) -> Any:
 def _user_page(user: User, form: Form[Any]) -> str:
     sessions = _open_sessions(user.id)
     tokens = queries.tokens(db.session(), TokenQuery(page_size=100), user.id)
-    return render_template("people/user.html", user=user, form=form, roles=_roles(), sessions=sessions, tokens=tokens)
+    return render_template(
+        "people/user.html",
+        client_name=client_name,
+        user=user,
+        form=form,
+        roles=_roles(),
+        sessions=sessions,
+        tokens=tokens,
+    )
 
 
 @page(pages, "/users/<id:user_id>/reset-password", permission="users.manage", methods=("POST",))

@@ -56,6 +56,14 @@ def read(key: bytes, use: str, token: str) -> Claims | None:
             use={"essential": True, "value": use},
             jti={"essential": True},
         ).validate(claims)
-        return Claims(str(claims["jti"]), int(claims["sub"]), int(claims["sid"]))
+        return Claims(str(claims["jti"]), _number(claims["sub"]), _number(claims["sid"]))
     except (JoseError, ValueError, KeyError, TypeError):
         return None
+
+
+def _number(value: Any) -> int:
+    """A row's number. Whoever has stolen a key may have written anything there."""
+    number = int(value)
+    if not 0 < number < 2**63:
+        raise ValueError("no row has this number")
+    return number

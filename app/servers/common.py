@@ -6,6 +6,7 @@ import resource
 from typing import Any
 
 from gunicorn import glogging
+from prometheus_client.multiprocess import mark_process_dead
 
 from config import Settings, split_address
 
@@ -64,3 +65,9 @@ def connections_per_worker(wanted: int) -> int:
     possible = max(10, most - SPARE_DESCRIPTORS)
     log.warning("only %d connections can be held: the limit of open files is %d", possible, most)
     return possible
+
+
+def forget_dead_worker(_arbiter: Any, worker: Any) -> None:
+    """What an ended worker counted stays; what it held (polls) is gone with it."""
+    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]

@@ -79,6 +79,7 @@ forwarded_allow_ips = ""
 sendfile = False
 control_socket_disable = True
 logger_class = common.ServerLog
+child_exit = common.forget_dead_worker
 loglevel = common.gunicorn_level(_settings)
 if not _settings.server.gateway.behind_proxy:
     renew_gateway_certificate(_settings, load_keys(_settings).authority)

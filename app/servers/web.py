@@ -62,6 +62,7 @@ forwarded_allow_ips = ""  # the application knows which proxies it trusts
 sendfile = False  # would go past the limits on slow clients
 control_socket_disable = True
 logger_class = common.ServerLog
+child_exit = common.forget_dead_worker
 loglevel = common.gunicorn_level(_settings)
 if _settings.tls.enabled:
     certfile, keyfile = _settings.tls.cert_file, _settings.tls.key_file

@@ -1,6 +1,7 @@
 """Whether what the Manager stands on is there, and the numbers that are asked for rather than counted."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from flask import current_app
@@ -11,9 +12,11 @@ from sqlalchemy import func, select, table
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.kernel.context import ops
-from app.kernel.db import probe_engine, reading
+from app.kernel.db import db, probe_engine, reading
 from app.kernel.errors import AppError
 from app.kernel.queue import queue_depths
+from app.nodes.models import STATUSES
+from app.nodes.queries import status_counts
 
 PROBE = "health_probe"
 PATIENCE_S = 3.0
@@ -48,10 +51,19 @@ class PresentNumbers(Collector):
     """Gauges that are looked up when Prometheus asks. What cannot be looked up is left out, not invented."""
 
     def collect(self) -> Iterator[Metric]:
-        depth = GaugeMetricFamily("manager_queue_depth", "Jobs that wait in a queue.", labels=["queue"])
+        with suppress(RedisError):
+            depths = queue_depths(ops().redis)
+            yield _gauge("manager_queue_depth", "Jobs that wait in a queue.", "queue", depths)
         try:
-            for queue, jobs in queue_depths(ops().redis).items():
-                depth.add_metric([queue], jobs)
-        except RedisError:
+            counts = dict.fromkeys(STATUSES, 0) | status_counts(db.session())
+        except (AppError, SQLAlchemyError):
+            db.session.rollback()
             return
-        yield depth
+        yield _gauge("manager_nodes_total", "Nodes by status.", "status", counts)
+
+
+def _gauge(name: str, meaning: str, label: str, values: Mapping[str, int]) -> Metric:
+    family = GaugeMetricFamily(name, meaning, labels=[label])
+    for value, count in values.items():
+        family.add_metric([value], count)
+    return family

@@ -11,7 +11,7 @@ from werkzeug.datastructures import MultiDict
 from app.kernel.api import In
 from app.kernel.db import db
 from app.kernel.errors import BadParameter, Conflict, FieldError, NotFound
-from app.kernel.forms import OVERALL, Form
+from app.kernel.forms import OVERALL, Form, row_numbers
 from app.kernel.live_settings import ChangedSetting, changed_settings
 
 
@@ -138,3 +138,9 @@ def test_odd_characters_are_no_trouble() -> None:
     assert form.value is not None
     assert form.value.name == "\x00\ufffd🚀"
     assert received(("name", "a"), ("days", "9" * 5000)).errors.keys() == {"days"}
+
+
+def test_ticked_rows_are_numbers_that_a_database_holds() -> None:
+    sent = ["7", "12", "", "0", "-1", "²", "１", "x", "1.0", " 3", "9" * 19, "9" * 5000, "999999999999999999"]
+    assert row_numbers(sent) == [7, 12, 999999999999999999]
+    assert row_numbers(["1", "2", "3"], most=2) == [1, 2]

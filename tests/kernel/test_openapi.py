@@ -31,7 +31,7 @@ def documented(app: Flask) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def declared(app: Flask) -> dict[str, Operation]:
-    return {item.name: item for room in app.extensions["api_rooms"] for item in room.operations}
+    return {f"{room.name}_{item.name}": item for room in app.extensions["api_rooms"] for item in room.operations}
 
 
 def references(value: Any) -> Iterator[str]:

@@ -199,8 +199,9 @@ def test_it_can_be_configured_in_every_way(start, tmp_path):
     port = free_port()
     (tmp_path / "manager.yaml").write_text("server:\n  job_workers: 2\nlog:\n  format: text\n")
     arguments = ("--config", str(tmp_path / "manager.yaml"), "--server.http.addr", f"127.0.0.1:{port}")
+    given = {"OPS_ADMIN_PASSWORD": PASSWORD, "GUNICORN_CMD_ARGS": "--bind=127.0.0.1:1", "FLASK_DEBUG": "1"}
     with Redis() as redis:
-        manager = start(arguments=arguments, environment={"OPS_ADMIN_PASSWORD": PASSWORD, "OPS_REDIS_URL": redis.url})
+        manager = start(arguments=arguments, environment=given | {"OPS_REDIS_URL": redis.url})
         manager.web = port
         manager.wait_until_it_runs()
 

@@ -280,6 +280,12 @@ def test_without_a_terminal_there_are_no_colours(start):
     assert "\x1b" not in it.output
 
 
+def test_what_the_manager_writes_is_private_and_what_runs_on_the_host_is_not_its_business(start):
+    it = start(("web", "WEB", f"umask; {IDLE}"), ("host", "HOST", f"umask; {IDLE}"))
+    it.wait_for_line("web       | 0077")
+    it.wait_for_line("host      | 0022")
+
+
 def test_a_step_gives_back_what_it_wrote(start):
     it = start(("web", "WEB", IDLE), STEP="echo result; echo complaint >&2; exit 7")
     it.wait_for_line("step gave 7 'result\\n'")

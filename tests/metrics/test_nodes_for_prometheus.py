@@ -8,7 +8,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from werkzeug.test import TestResponse
 
 from app.kernel.clock import now
-from app.metrics.prometheus import FAMILIES
+from app.metrics.models import VALUES
+from app.metrics.prometheus import MEASURED, STATES
 from app.nodes.models import OFFLINE, PENDING
 from tests.factories import api_as, make_user
 from tests.metrics.builders import batch, make_node, point, store
@@ -38,7 +39,8 @@ def test_every_value_of_the_newest_point(app: Flask):
     answer = scrape(app)
     assert answer.content_type.startswith("text/plain; version=0.0.4")
     found = samples(answer)
-    assert len(found) == len(FAMILIES)
+    assert len(found) == len(STATES) + len(MEASURED)
+    assert set(MEASURED) == set(VALUES)
     assert found["ops_node_up", "web-1"] == 1
     assert found["ops_node_cpu_usage_percent", "web-1"] == 12.5
     assert found["ops_node_memory_used_bytes", "web-1"] == 8 * 2**30

@@ -4,14 +4,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import pytest
 from flask import Flask
 
 from app.audit.models import AuditRow
 from app.kernel.db import db
 from app.nodes.models import Node, Revocation
-from tests.factories import Api, browser_as, submit
+from tests.factories import Api, submit
 from tests.nodes.fleet import labels_of, make_certificate, make_group, make_node, make_waiting, node, tags_of
+from tests.visitors import visit
 
 SOON = (datetime.now(UTC) + timedelta(hours=2)).isoformat()
 
@@ -57,27 +57,27 @@ def test_a_selector_names_members_only(app: Flask, cast: dict[str, Api]) -> None
     assert bulk(cast["oscar"], action="tag", tags=["t"], selector="env=none").json["data"]["changed"] == 0
 
 
-@pytest.mark.parametrize(
-    ("body", "field"),
-    [
-        ({"action": "tag", "tags": ["x"]}, "selector"),
-        ({"action": "tag", "tags": ["x"], "selector": "all", "node_ids": [1]}, "selector"),
-        ({"action": "tag", "selector": "all"}, "tags"),
-        ({"action": "label", "selector": "all", "labels": {}}, "labels"),
-        ({"action": "move", "selector": "all"}, "group_id"),
-        ({"action": "move", "selector": "all", "group_id": 999}, "group_id"),
-        ({"action": "maintenance", "selector": "all"}, "until"),
-        ({"action": "maintenance", "selector": "all", "until": "2020-01-01T00:00:00Z"}, "until"),
-        ({"action": "explode", "selector": "all"}, "action"),
-        ({"action": "tag", "tags": ["x"], "selector": "env="}, "selector"),
-        ({"action": "tag", "tags": ["x"], "node_ids": []}, "node_ids"),
-        ({"action": "approve", "selector": "all"}, "node_ids"),
-    ],
-)
-def test_what_lacks_something_is_1001(app: Flask, cast: dict[str, Api], body: dict[str, Any], field: str) -> None:
-    answer = cast["alice"].post("/nodes/bulk", body)
-    assert (answer.status_code, answer.json["code"]) == (400, 1001), answer.text
-    assert answer.json["data"]["errors"][0]["field"] == field
+INCOMPLETE: list[tuple[dict[str, Any], str]] = [
+    ({"action": "tag", "tags": ["x"]}, "selector"),
+    ({"action": "tag", "tags": ["x"], "selector": "all", "node_ids": [1]}, "selector"),
+    ({"action": "tag", "selector": "all"}, "tags"),
+    ({"action": "label", "selector": "all", "labels": {}}, "labels"),
+    ({"action": "move", "selector": "all"}, "group_id"),
+    ({"action": "move", "selector": "all", "group_id": 999}, "group_id"),
+    ({"action": "maintenance", "selector": "all"}, "until"),
+    ({"action": "maintenance", "selector": "all", "until": "2020-01-01T00:00:00Z"}, "until"),
+    ({"action": "explode", "selector": "all"}, "action"),
+    ({"action": "tag", "tags": ["x"], "selector": "env="}, "selector"),
+    ({"action": "tag", "tags": ["x"], "node_ids": []}, "node_ids"),
+    ({"action": "approve", "selector": "all"}, "node_ids"),
+]
+
+
+def test_what_lacks_something_is_1001(app: Flask, cast: dict[str, Api]) -> None:
+    for body, field in INCOMPLETE:
+        answer = cast["alice"].post("/nodes/bulk", body)
+        assert (answer.status_code, answer.json["code"]) == (400, 1001), answer.text
+        assert answer.json["data"]["errors"][0]["field"] == field
 
 
 def test_all_or_none(app: Flask, cast: dict[str, Api]) -> None:
@@ -126,7 +126,7 @@ def test_ticked_rows_lead_to_a_page_that_says_whom_it_is_about(app: Flask, cast:
     with app.app_context():
         one, two = make_node("web-1"), make_node("web-2")
         make_node("web-3")
-    browser = browser_as(app, "oscar")
+    browser = visit(app, "oscar")
     address = choose(browser, "names", [one, two], "keyword=web")
     assert parse_qs(urlsplit(address).query) == {"ids": [f"{one},{two}"], "query": ["keyword=web"]}
     html = browser.get(address).text
@@ -144,7 +144,7 @@ def test_everything_means_what_the_filters_leave(app: Flask, cast: dict[str, Api
     with app.app_context():
         wanted = [make_node(f"web-{n}", labels={"env": "prod"}) for n in range(3)]
         other = make_node("db-1")
-    browser = browser_as(app, "oscar")
+    browser = visit(app, "oscar")
     values = {"everything": "1", "query": "selector=env%3Dprod", "untags": "", "tags": "all-of-them"}
     page = "/nodes/bulk/names?everything=1&query=selector%3Denv%253Dprod"
     assert submit(browser, "/nodes/bulk/names", values, page=page).status_code == 303
@@ -156,7 +156,7 @@ def test_everything_means_what_the_filters_leave(app: Flask, cast: dict[str, Api
 def test_many_are_deleted_only_when_their_number_is_typed(app: Flask, cast: dict[str, Api]) -> None:
     with app.app_context():
         ids = [make_node("web-1"), make_node("web-2")]
-    browser = browser_as(app, "alice")
+    browser = visit(app, "alice")
     address, carried = choose(browser, "delete", ids), {"ids": f"{ids[0]},{ids[1]}"}
     refused = submit(browser, "/nodes/bulk/delete", carried | {"confirm": "3"}, page=address)
     assert refused.status_code == 422
@@ -169,16 +169,16 @@ def test_many_are_deleted_only_when_their_number_is_typed(app: Flask, cast: dict
 def test_operators_cannot_open_the_page_that_deletes(app: Flask, cast: dict[str, Api]) -> None:
     with app.app_context():
         node_id = make_node()
-    browser = browser_as(app, "oscar")
+    browser = visit(app, "oscar")
     assert browser.get(f"/nodes/bulk/delete?ids={node_id}").status_code == 403
     assert 'value="delete"' not in browser.get("/nodes").text
-    assert 'name="ids"' not in browser_as(app, "vera").get("/nodes").text
+    assert 'name="ids"' not in visit(app, "vera").get("/nodes").text
 
 
 def test_maintenance_of_many_by_hours_by_the_clock_and_its_end(app: Flask, cast: dict[str, Api]) -> None:
     with app.app_context():
         node_id = make_node()
-    browser, page = browser_as(app, "oscar"), f"/nodes/bulk/maintenance?ids={node_id}"
+    browser, page = visit(app, "oscar"), f"/nodes/bulk/maintenance?ids={node_id}"
     assert submit(browser, "/nodes/bulk/maintenance", {"ids": node_id, "hours": "4"}, page=page).status_code == 303
     with app.app_context():
         until = node(node_id).maintenance_until
@@ -195,32 +195,31 @@ def test_maintenance_of_many_by_hours_by_the_clock_and_its_end(app: Flask, cast:
         assert node(node_id).maintenance_until is None
 
 
-@pytest.mark.parametrize(
-    ("action", "values", "message"),
-    [
-        ("names", {}, "Nothing was filled in."),
-        ("names", {"labels": "env"}, "key=value is expected"),
-        ("names", {"labels": "env=prod role=web"}, "key=value is expected"),
-        ("names", {"tags": "a:b"}, "not allowed"),
-        ("maintenance", {"hours": "", "until": "2020-01-01T10:00"}, "within the next year"),
-        ("move", {"group_id": "999"}, "no such group"),
-    ],
-)
-def test_a_wrong_form_comes_back_with_what_is_wrong(
-    app: Flask, cast: dict[str, Api], action: str, values: dict[str, str], message: str
-) -> None:
+WRONG_FORMS: list[tuple[str, dict[str, str], str]] = [
+    ("names", {}, "Nothing was filled in."),
+    ("names", {"labels": "env"}, "key=value is expected"),
+    ("names", {"labels": "env=prod role=web"}, "key=value is expected"),
+    ("names", {"tags": "a:b"}, "not allowed"),
+    ("maintenance", {"hours": "", "until": "2020-01-01T10:00"}, "within the next year"),
+    ("move", {"group_id": "999"}, "no such group"),
+]
+
+
+def test_a_wrong_form_comes_back_with_what_is_wrong(app: Flask, cast: dict[str, Api]) -> None:
     with app.app_context():
         node_id = make_node()
-    page = f"/nodes/bulk/{action}?ids={node_id}"
-    answer = submit(browser_as(app, "oscar"), f"/nodes/bulk/{action}", {"ids": node_id} | values, page=page)
-    assert answer.status_code == 422
-    assert message in answer.text
+    browser = visit(app, "oscar")
+    for action, values, message in WRONG_FORMS:
+        page = f"/nodes/bulk/{action}?ids={node_id}"
+        answer = submit(browser, f"/nodes/bulk/{action}", {"ids": node_id} | values, page=page)
+        assert answer.status_code == 422, values
+        assert message in answer.text
 
 
 def test_nothing_ticked_leads_back_with_a_word(app: Flask, cast: dict[str, Api]) -> None:
     with app.app_context():
         make_node()
-    browser = browser_as(app, "oscar")
+    browser = visit(app, "oscar")
     assert choose(browser, "names", [], "status=online") == "/nodes?status=online"
     assert "Tick some nodes first." in browser.get("/nodes").text
 
@@ -228,7 +227,7 @@ def test_nothing_ticked_leads_back_with_a_word(app: Flask, cast: dict[str, Api])
 def test_an_unknown_action_and_nodes_that_are_gone_are_refused(app: Flask, cast: dict[str, Api]) -> None:
     with app.app_context():
         node_id = make_node()
-    browser = browser_as(app, "oscar")
+    browser = visit(app, "oscar")
     assert browser.get(f"/nodes/bulk/explode?ids={node_id}").status_code == 400
     assert browser.get("/nodes/bulk/names?ids=99").status_code == 400
     assert browser.get("/nodes/bulk/names").status_code == 400

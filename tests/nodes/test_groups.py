@@ -1,12 +1,12 @@
 """The tree of groups: making, moving, deleting; counts; smart groups."""
 
-import pytest
 from flask import Flask
 
 from app.kernel.db import db
 from app.nodes.models import NodeGroup, SmartGroup
-from tests.factories import Api, browser_as, submit
+from tests.factories import Api, submit
 from tests.nodes.fleet import make_group, make_node
+from tests.visitors import visit
 
 
 def paths(app: Flask) -> list[str]:
@@ -66,9 +66,9 @@ def test_the_tree_stays_a_tree(app: Flask, cast: dict[str, Api]) -> None:
     assert paths(app) == ["lab", "prod", "prod/eu", "prod/eu/west"]
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "two words", 'quo"te', "x" * 65])
-def test_a_group_has_a_name_that_can_stand_in_a_path(app: Flask, cast: dict[str, Api], name: str) -> None:
-    assert cast["oscar"].post("/groups", {"name": name}).json["code"] == 1001
+def test_a_group_has_a_name_that_can_stand_in_a_path(app: Flask, cast: dict[str, Api]) -> None:
+    for name in ("", "a/b", "two words", 'quo"te', "x" * 65):
+        assert cast["oscar"].post("/groups", {"name": name}).json["code"] == 1001, name
 
 
 def test_the_tree_is_eight_levels_deep_at_most_also_after_a_move(app: Flask, cast: dict[str, Api]) -> None:
@@ -118,7 +118,7 @@ def test_the_page_shows_the_tree_and_lets_operators_build_it(app: Flask, cast: d
     with app.app_context():
         prod = make_group("prod")
         make_node(group="prod")
-    browser = browser_as(app, "oscar")
+    browser = visit(app, "oscar")
     assert submit(browser, "/groups/new", {"name": "eu", "parent_id": prod}, page="/groups/new").status_code == 303
     html = browser.get("/groups").text
     assert 'title="prod/eu"' in html
@@ -138,7 +138,7 @@ def test_the_page_refuses_to_delete_what_is_in_use(app: Flask, cast: dict[str, A
     with app.app_context():
         prod, lab = make_group("prod"), make_group("lab")
         make_node(group="prod")
-    browser = browser_as(app, "alice")
+    browser = visit(app, "alice")
     refused = submit(browser, f"/groups/{prod}/delete", {})
     assert refused.status_code == 422
     assert "There are nodes in this group. Move them first." in refused.text
@@ -150,7 +150,7 @@ def test_a_smart_group_counts_whoever_fits_it(app: Flask, cast: dict[str, Api]) 
     with app.app_context():
         make_node("web-1", labels={"env": "prod"})
         make_node("web-2", labels={"env": "prod"}, status="pending")
-    browser = browser_as(app, "alice")
+    browser = visit(app, "alice")
     wrong = submit(browser, "/groups/smart/new", {"name": "prod", "selector": "env="})
     assert wrong.status_code == 422
     assert "Column 5: expected a value." in wrong.text
@@ -171,4 +171,4 @@ def test_a_smart_group_that_cannot_be_read_any_more_says_so(app: Flask, cast: di
     with app.app_context():
         db.session.add(SmartGroup(name="broken", selector="env=("))
         db.session.commit()
-    assert "cannot be read" in browser_as(app, "vera").get("/groups").text
+    assert "cannot be read" in visit(app, "vera").get("/groups").text
