@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 from urllib.parse import quote
 from zoneinfo import available_timezones
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import DuplicateKeyError
@@ -191,7 +191,24 @@ class Database(Section):
 
 
 class Redis(Section):
-    url: str = setting("", "redis://…, rediss://… or unix://…; empty: an embedded Redis of our own.", secret=True)
+    url: str = setting(
+        "",
+        "redis://…, rediss://… or unix://…; without it and without a host: an embedded Redis of our own.",
+        secret=True,
+    )
+    host: str = setting("", "Host of Redis, with the parts below instead of a URL.")
+    port: int = setting(6379, "Port of Redis.", ge=1, le=65535)
+    password: str = setting("", "Password at Redis.", secret=True)
+    db: int = setting(0, "Number of the database in Redis.", ge=0, le=1000)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _url_of_parts(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or given.get("url") or not given.get("host"):
+            return given
+        host, account = str(given["host"]), f":{quote(str(given.get('password', '')), '')}@"
+        address = f"{f'[{host}]' if ':' in host else host}:{given.get('port', 6379)}"
+        return given | {"url": f"redis://{account if given.get('password') else ''}{address}/{given.get('db', 0)}"}
 
 
 class Jwt(Section):

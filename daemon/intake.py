@@ -51,15 +51,11 @@ class Intake:
     def take(self, command: Command) -> bool:
         """Check and write down a command; True if it is new and will be run."""
         node = self._identity.node
-        if node is None:
+        if node is None or not is_genuine(command, node.command_key, node.node_uuid):
             self._forged(command)
             return False
         now = self._clock.manager_now()
         not_after = to_epoch(command.not_after)
-        known = self._journal.result_of(command.id)
-        if known is not None:
-            self._outbox.add(_report(known))
-            return False
         try:
             is_new = now is not None and now <= not_after and self._journal.receive(command, not_after, starts_now=True)
         except OSError as error:

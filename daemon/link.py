@@ -259,6 +259,9 @@ class Link:
         taken = {command.id for command in answer.commands if self._intake.take(command)}
         if taken:
             self._outbox.wait_for_result(taken, LINGER_S)
+        elif answer.commands:
+            # Nothing new, or nothing genuine; whoever hands it out again and again must not make us run in circles.
+            return self._backoff.delay()
         if answer.checkin:
             self.next_checkin = 0.0
         if answer.drain:

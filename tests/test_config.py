@@ -309,6 +309,26 @@ def test_every_spelling_of_a_database_becomes_a_url_that_we_support(environment:
     assert load_settings([], environment).database_url == url
 
 
+@pytest.mark.parametrize(
+    ("environment", "url"),
+    [
+        ({}, f"unix://{Path('var/run/redis.sock').absolute()}"),
+        ({"OPS_REDIS__HOST": "cache"}, "redis://cache:6379/0"),
+        ({"OPS_REDIS__HOST": "::1", "OPS_REDIS__PORT": "1"}, "redis://[::1]:1/0"),
+        (
+            {"OPS_REDIS__HOST": "cache", "OPS_REDIS__PASSWORD": "p@ss/w", "OPS_REDIS__DB": "2"},
+            "redis://:p%40ss%2Fw@cache:6379/2",
+        ),
+        ({"OPS_REDIS__HOST": "cache", "OPS_REDIS_URL": "rediss://other:1/0"}, "rediss://other:1/0"),
+    ],
+)
+def test_redis_may_be_named_by_its_parts(environment: dict[str, str], url: str) -> None:
+    assert load_settings([], environment).redis_url == url
+    assert problems_of(environment=environment | {"OPS_REDIS__PORT": "x", "OPS_REDIS__PASSWORD": CANARY})[0].startswith(
+        "redis.port: input should be a valid integer"
+    )
+
+
 def test_settings_are_frozen_and_say_what_they_allow() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_settings([], {}).data_dir = "x"  # type: ignore[misc]

@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import timedelta
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from flask_migrate import upgrade
 from playwright.sync_api import Page
@@ -39,17 +39,28 @@ IMAGES = ROOT / "docs" / "images"
 PASSWORD = "a-picture-of-a-password"  # noqa: S105  of people who do not exist
 WIDE, NARROW = (1440, 900), (390, 844)
 LANGUAGES = {"en": "en-US", "zh": "zh-CN"}
-# Name, e-mail, role, address, minutes since the last sign-in (none: never), enabled.
-PEOPLE: Sequence[tuple[str, str | None, str, str, int | None, bool]] = (
-    ("alice", "alice@example.org", "admin", "10.20.0.14", 3, True),
-    ("bob.meyer", "bob.meyer@example.org", "operator", "10.20.0.31", 26, True),
-    ("chen.wei", "chen.wei@example.org", "admin", "10.20.4.8", 95, True),
-    ("deploy-bot", None, "operator", "10.20.9.2", 11, True),
-    ("erika", "erika@example.org", "viewer", "192.168.7.110", 60 * 26, True),
-    ("li.na", "li.na@example.org", "operator", "10.20.4.19", 60 * 5, True),
-    ("monitoring", None, "viewer", "10.20.9.3", 1, True),
-    ("oscar", "oscar@example.org", "operator", "10.20.0.77", 60 * 24 * 64, False),
-    ("vera", "vera@example.org", "viewer", "", None, True),
+BROWSER = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.0.0 Safari/537.36"
+
+
+class Person(NamedTuple):
+    name: str
+    email: str | None
+    role: Literal["admin", "operator", "viewer"]
+    address: str
+    minutes: int | None
+    """Since the last sign-in."""
+
+
+PEOPLE = (
+    Person("alice", "alice@example.org", "admin", "10.20.0.14", 3),
+    Person("bob.meyer", "bob.meyer@example.org", "operator", "10.20.0.31", 26),
+    Person("chen.wei", "chen.wei@example.org", "admin", "10.20.4.8", 95),
+    Person("deploy-bot", None, "operator", "10.20.9.2", 11),
+    Person("erika", "erika@example.org", "viewer", "192.168.7.110", 60 * 26),
+    Person("li.na", "li.na@example.org", "operator", "10.20.4.19", 60 * 5),
+    Person("monitoring", None, "viewer", "10.20.9.3", 1),
+    Person("oscar", "oscar@example.org", "operator", "10.20.0.77", 60 * 24 * 64),
+    Person("vera", "vera@example.org", "viewer", "", None),
 )
 
 
@@ -113,7 +124,7 @@ def _furnish(settings: Settings, keys: Keys) -> tuple[str, dict[str, int]]:
     with app.app_context():
         upgrade()
         session, system = db.session(), Actor.system("command line")
-        users = {name: _person(system, name, *rest) for name, *rest in PEOPLE}
+        users = {person.name: _signed_up(system, person) for person in PEOPLE}
         alice = actions.as_user(
             Actor(ip="10.20.0.14", user_agent=BROWSER, request_id="8c1f20a94e77d3b6"), users["alice"]
         )
@@ -127,15 +138,12 @@ def _furnish(settings: Settings, keys: Keys) -> tuple[str, dict[str, int]]:
     return cookie, numbers
 
 
-BROWSER = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.0.0 Safari/537.36"
-
-
-def _person(system: Actor, name: str, email: str | None, role: Any, address: str, *_seen: object) -> User:
+def _signed_up(system: Actor, person: Person) -> User:
     session = db.session()
-    values = UserCreate(username=name, password=PASSWORD, email=email, role=role)
+    values = UserCreate(username=person.name, password=PASSWORD, email=person.email, role=person.role)
     user = in_transaction(session, lambda: actions.create_user(session, system, values))
-    if address:
-        there = Actor(ip=address, user_agent=BROWSER)
+    if person.address:
+        there = Actor(ip=person.address, user_agent=BROWSER)
         in_transaction(session, lambda: actions.open_browser_session(session, there, user, PASSWORD))
     return user
 
@@ -158,7 +166,7 @@ def _happenings(alice: Actor, users: dict[str, User]) -> None:
 def _spread_over_time(users: dict[str, User]) -> None:
     """As if all this had taken weeks."""
     session, present = db.session(), now()
-    for name, _email, _role, _address, minutes, _is_enabled in PEOPLE:
+    for name, *_said, minutes in PEOPLE:
         users[name].created_at = present - timedelta(days=70 + len(name), hours=len(name))
         users[name].last_login_at = None if minutes is None else present - timedelta(minutes=minutes)
     newest = session.query(AuditRow).count() + 1
@@ -207,9 +215,9 @@ def main(arguments: Sequence[str]) -> int:
             for size, colours, language in product((WIDE, NARROW), ("light", "dark"), LANGUAGES):
                 name = f"{shot.name}-{size[0]}-{colours}-{language}{'-nojs' if given.no_javascript else ''}"
                 if given.variants in name:
-                    options = {"colour_scheme": colours, "locale": LANGUAGES[language]}
-                    options["javascript"] = not given.no_javascript
-                    take(browser, there, shot, directory / f"{name}.png", size, **options)
+                    look = {"colour_scheme": colours, "locale": LANGUAGES[language]}
+                    is_scripted = not given.no_javascript
+                    take(browser, there, shot, directory / f"{name}.png", size, javascript=is_scripted, **look)
     return 0
 
 

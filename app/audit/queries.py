@@ -76,7 +76,8 @@ def exported_chunks(session: Session, query: AuditQuery, upto: int) -> Iterator[
 def hashes_before(session: Session, rows: Sequence[AuditRow]) -> list[str]:
     """For each row the hash of the one before it in the log."""
     wanted = [row.id - 1 for row in rows]
-    found = dict(session.execute(select(AuditRow.id, AuditRow.hash).where(AuditRow.id.in_(wanted))).tuples().all())
+    links = session.execute(select(AuditRow.id, AuditRow.hash).where(AuditRow.id.in_(wanted)))
+    found = {link.id: link.hash for link in links}
     return [found.get(sequence, GENESIS_HASH) for sequence in wanted]
 
 

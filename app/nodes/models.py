@@ -15,6 +15,7 @@ PENDING, UNKNOWN, ONLINE, OFFLINE, REJECTED, REVOKED = "pending", "unknown", "on
 STATUSES = (PENDING, UNKNOWN, ONLINE, OFFLINE, REJECTED, REVOKED)
 MEMBERS = (UNKNOWN, ONLINE, OFFLINE)
 """Statuses of nodes that belong to the fleet; the others wait, or were turned away."""
+OUTSIDERS = (PENDING, REJECTED, REVOKED)
 
 
 class NodeGroup(Base):

@@ -135,13 +135,14 @@ def _bulk_buttons() -> list[dict[str, Any]] | None:
 
 @page(pages, "/nodes/views", permission="self.manage", methods=("POST",))
 def save_view() -> AnyResponse:
-    form = Form.received(ViewForm, request.form)
-    view = form.submit(lambda values: grouping.save_view(db.session(), current_actor(), values.name, values.query))
+    form, shown = Form.received(ViewForm, request.form), _list_arguments(request.form.get("query", ""))
+    query = urlencode(shown, doseq=True)
+    view = form.submit(lambda values: grouping.save_view(db.session(), current_actor(), values.name, query))
     if view is None:
         tell(" ".join(message for messages in form.errors.values() for message in messages), "bad")
-        return see_other(_list_address(request.form.get("query", "")))
-    tell(_("The view “%(name)s” was saved.", name=view.name))
-    return see_other(_list_address(view.query))
+    else:
+        tell(_("The view “%(name)s” was saved.", name=view.name))
+    return see_other(url_for("nodes.list_nodes", **shown))
 
 
 @page(pages, "/nodes/views/<id:view_id>/delete", permission="self.manage", methods=("POST",))
@@ -156,9 +157,12 @@ def _list_query(text: str) -> NodeQuery:
     return lenient_query(NodeQuery, MultiDict(parse_qsl(text)))
 
 
+def _list_arguments(text: str) -> dict[str, Any]:
+    return _list_query(text).model_dump(mode="json", exclude_unset=True, exclude_none=True, exclude={"page"})
+
+
 def _list_address(text: str) -> str:
-    shown = _list_query(text).model_dump(mode="json", exclude_unset=True, exclude_none=True, exclude={"page"})
-    return url_for("nodes.list_nodes", **shown)
+    return url_for("nodes.list_nodes", **_list_arguments(text))
 
 
 @page(pages, "/nodes/bulk", permission="nodes.edit", methods=("POST",))

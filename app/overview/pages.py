@@ -72,17 +72,19 @@ def _trend_hours() -> int:
 
 
 def _cells(hosts: Sequence[queries.Host]) -> list[Cell]:
-    words = {state: str(word) for state, word in STATE_WORDS.items()}
-    names = {status: str(name) for status, name in STATUS_NAMES.items()}
-    return [Cell(f"/nodes/{host.id}", _cell_title(host, words, names), host.state, host.quant) for host in hosts]
+    """Words are looked up once, not for each of thousands of hosts."""
+    states = {state: str(word) for state, word in STATE_WORDS.items()}
+    statuses = {status: str(name) for status, name in STATUS_NAMES.items()}
+    cpu, memory, disk = "CPU", _("memory"), _("disk")
 
+    def title(host: queries.Host, state: str) -> str:
+        if state == "off":
+            return f"{host.hostname} · {statuses.get(host.status, host.status)}"
+        uses = ((cpu, host.cpu), (memory, host.memory), (disk, host.disk))
+        shown = "".join(f" · {name} {use:.0f}%" for name, use in uses if use is not None)
+        return f"{host.hostname}{shown} · {states[state]}"
 
-def _cell_title(host: queries.Host, words: Mapping[str, str], names: Mapping[str, str]) -> str:
-    if host.state == "off":
-        return f"{host.hostname} · {names.get(host.status, host.status)}"
-    uses = (("CPU", host.cpu), (_("memory"), host.memory), (_("disk"), host.disk))
-    shown = " · ".join(f"{name} {use:.0f}%" for name, use in uses if use is not None)
-    return f"{host.hostname} · {shown} · {words[host.state]}"
+    return [Cell(f"/nodes/{host.id}", title(host, host.state), host.state, host.quant) for host in hosts]
 
 
 def _trend(points: Sequence[FleetPoint], hours: int) -> Chart:

@@ -88,6 +88,7 @@ class Node:
         self.states: dict[str, str] = {}
         self.reports: list[Report] = []
         self.samples: list[Sample] = []
+        self.handed_out: dict[str, float] = {}
         self.polls = 0
         self.is_copy = False
 
@@ -119,6 +120,7 @@ class FakeManager:
         self.connections = 0
         self.wire_answer: str | None = None
         self.live_until: str | None = None
+        self.lease_s = 1.0
         self.is_draining = False
         self.refuse_batches = False
         self.twist: Callable[[dict[str, Any]], dict[str, Any]] = lambda answer: answer
@@ -337,13 +339,14 @@ class FakeManager:
         with self.changed:
             self.changed.notify_all()
             while True:
-                due = [c for c in node.commands.values() if node.states[c.id] == QUEUED and c.id not in message.have]
+                due = [command for command in node.commands.values() if self._is_due(node, command, message.have)]
                 if node.is_revoked:
                     return 200, answer._replace(revoked=True)
                 if due:
                     due = due[:COMMANDS]
                     for command in due:
                         node.states[command.id] = DELIVERED
+                        node.handed_out[command.id] = time.monotonic()
                     return 200, answer._replace(commands=tuple(due), server_time=self.text())
                 if self.live_until is not None:
                     until, self.live_until = self.live_until, None
@@ -353,7 +356,13 @@ class FakeManager:
                     return 200, answer._replace(drain=True)
                 if time.monotonic() >= deadline or mine != node.polls:
                     return 200, answer._replace(server_time=self.text())
-                self.changed.wait(deadline - time.monotonic())
+                self.changed.wait(min(self.lease_s, deadline - time.monotonic()))
+
+    def _is_due(self, node: Node, command: Command, have: tuple[str, ...]) -> bool:
+        if node.states[command.id] == DELIVERED:
+            handed_out = node.handed_out.get(command.id, float("inf"))
+            return command.id not in have and time.monotonic() - handed_out > self.lease_s
+        return node.states[command.id] == QUEUED
 
     def reports(self, node: Node, fields: Fields) -> tuple[int, Any]:
         with self.changed:

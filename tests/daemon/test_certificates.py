@@ -92,7 +92,6 @@ def test_a_lost_answer_to_renew_is_asked_for_again_with_the_same_key(
 def test_a_crash_before_the_switch_leaves_a_way_in(ageing: Host, manager: FakeManager, is_proven: bool) -> None:
     """With `is_proven` the Manager has already seen the candidate, so that only it still works."""
     before = manager.node.fingerprints
-    promote = ageing.identity.promote
     ageing.identity.promote = lambda: None  # type: ignore[method-assign]
     if not is_proven:
         manager.faults["checkin"] = lambda: manager.node.candidate and drop()  # type: ignore[func-returns-value]
@@ -100,7 +99,6 @@ def test_a_crash_before_the_switch_leaves_a_way_in(ageing: Host, manager: FakeMa
     wait_for(lambda: ageing.identity.has(CANDIDATE), "a candidate", 10)
     if is_proven:
         wait_for(lambda: manager.node.fingerprints != before, "its first use", 10)
-    ageing.identity.promote = promote  # type: ignore[method-assign]
     again = ageing.restarted()
     manager.faults.clear()
     assert again.identity.has(CANDIDATE)
@@ -195,7 +193,8 @@ def test_points_from_before_the_first_answer_of_a_boot_arrive_with_true_times(
     host.add_points(3)
     host.start()
     wait_for(lambda: host.spool.pending() == 0 and manager.node.points, "the points")
-    assert manager.node.checkins[0].metrics == ()
+    # A slow clock is found out by the first check-in, a fast one already by the question for a new certificate.
+    assert error > 0 or manager.node.checkins[0].metrics == ()
     for stamp in manager.node.points:
         assert abs(to_epoch(stamp) - manager.now()) < 30
     assert manager.node.checkins[-1].clock.offset_ms == pytest.approx(-error * 1000, abs=1000)

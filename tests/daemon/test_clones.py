@@ -1,7 +1,6 @@
 """Two machines with one identity part ways; one machine on a bad day stays one."""
 
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -116,7 +115,7 @@ def test_a_lost_state_file_is_no_clone_on_the_same_boot(
     assert not manager.node.is_copy
     assert manager.node.checkins[-1].challenge is not None
     checked_in(again)
-    assert manager.node.checkins[-1].challenge is not None or manager.node.checkins[-1].challenge is None
+    assert manager.node.checkins[-1].challenge is None
 
 
 def test_a_request_that_comes_late_changes_nothing(host: Host, manager: FakeManager) -> None:
@@ -151,7 +150,11 @@ def test_the_lease_is_on_disk_before_the_next_check_in(host: Host, manager: Fake
     assert used == [lease for lease, _ in seen][: len(used)]
 
 
-def test_an_instance_that_does_not_hold_the_lease_checks_in_first(host: Host, manager: FakeManager) -> None:
+def test_an_instance_that_does_not_hold_the_lease_checks_in_first(
+    host: Host, manager: FakeManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daemon.link.FIRST_POINT_S", 60.0)
+    manager.next_checkin_s = 60.0
     host.start()
     wait_for(lambda: manager.node.polls >= 1, "a held poll")
     manager.node.instance = "f" * 32
@@ -159,7 +162,5 @@ def test_an_instance_that_does_not_hold_the_lease_checks_in_first(host: Host, ma
     with manager.changed:
         manager.is_draining = True
         manager.changed.notify_all()
-    begun = time.monotonic()
     wait_for(lambda: len(manager.node.checkins) > before, "a check-in instead of a poll", 10)
-    assert time.monotonic() - begun < 8
     wait_for(lambda: manager.node.polls >= 2, "a poll", 10)

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from daemon import logs
+from protocol import errors
 from protocol.commands import Accept, Start, make_command
 from protocol.states import QUEUED
 from tests.daemon.host import Host
-from tests.daemon.manager import Drop, FakeManager
+from tests.daemon.manager import Drop, FakeManager, Refusal
 from tests.daemon.processes import wait_for
 from tests.daemon.test_faults import once
 
@@ -54,7 +55,7 @@ def test_many_commands_at_once(running: Host, manager: FakeManager) -> None:
     assert sorted(command.id for command in running.ran) == sorted(commands)
 
 
-def test_a_second_delivery_is_answered_and_not_run_again(running: Host, manager: FakeManager) -> None:
+def test_a_second_delivery_is_not_run_again(running: Host, manager: FakeManager) -> None:
     manager.after["commands/reports"] = once(drop)
     command = manager.send("ping", {})
     result_of(manager, command)
@@ -143,7 +144,15 @@ def test_a_forged_command_is_neither_run_nor_reported_but_told(
     assert node.result(forged.id) is None
     assert not running.journal.knows(forged.id)
     running.link.check_in_now()
-    event = wait_for(lambda: [e for e in node.events if e.kind == "command.bad_signature"], "the event")[0]
+    wait_for(lambda: [e for e in node.events if e.kind == "command.bad_signature"], "the event")
+    # It is handed out again when its lease is over; one event is enough.
+    wait_for(lambda: time.monotonic() - node.handed_out[forged.id] > manager.lease_s, "the lease to end")
+    again = node.handed_out[forged.id]
+    wait_for(lambda: node.handed_out[forged.id] > again, "the second delivery")
+    running.link.check_in_now()
+    count = len(node.checkins)
+    wait_for(lambda: len(node.checkins) > count, "a check-in")
+    (event,) = [e for e in node.events if e.kind == "command.bad_signature"]
     assert event.data["command"] == forged.id
     assert event.severity == "critical"
 
@@ -226,7 +235,7 @@ def test_an_accepted_command_that_had_not_begun_runs_after_a_restart(host: Host,
 
 
 def test_on_a_full_disk_a_command_is_left_to_the_manager(
-    running: Host, manager: FakeManager, monkeypatch: pytest.MonkeyPatch
+    running: Host, manager: FakeManager, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -234,14 +243,56 @@ def test_on_a_full_disk_a_command_is_left_to_the_manager(
     monkeypatch.setattr(running.journal, "_append", full)
     command = manager.send("ping", {})
     wait_for(lambda: manager.node.states[command] != QUEUED, "the delivery")
-    time.sleep(0.2)
+    first = manager.node.handed_out[command]
+    wait_for(lambda: manager.node.handed_out[command] > first, "the second delivery")
     assert running.ran == []
     assert manager.node.reports == []
+    assert "stumbled" not in caplog.text
     monkeypatch.undo()
-    manager.node.states[command] = QUEUED
-    with manager.changed:
-        manager.changed.notify_all()
     assert result_of(manager, command).status == "succeeded"  # type: ignore[attr-defined]
+
+
+def test_a_late_delivery_of_what_was_done_and_told_is_not_told_otherwise(host: Host, manager: FakeManager) -> None:
+    node = manager.node
+    late = make_command(node.key, str(uuid.uuid4()), node.uuid, "ping", {}, manager.text(-60), manager.text(-30))
+    host.journal.receive(late, manager.now(), starts_now=True)
+    host.journal.finish(late.id, {})
+    host.journal.reported(late.id)
+    host.clock.learn(manager.now())
+    assert not host.intake.take(late)
+    assert not host.outbox.has_work()
+
+
+def test_two_connections_never_send_the_same_report(host: Host) -> None:
+    reports = [Accept(str(uuid.uuid4()), "accept", "2026-01-01T00:00:00Z") for _ in range(150)]
+    host.outbox.add(*reports)
+    first = host.outbox.claim()
+    assert first == reports[:100]
+    assert host.outbox.claim() == []
+    assert not host.outbox.has_work()
+    host.outbox.release()
+    assert host.outbox.claim() == first
+    host.outbox.settle()
+    assert host.outbox.claim() == reports[100:]
+
+
+def test_a_report_that_is_not_understood_is_dropped_alone(
+    running: Host, manager: FakeManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daemon.backoff.MOST_S", 0.1)
+    poison = manager.send("ping", {"echo": "poison"})
+
+    def inspect() -> None:
+        if b"poison" in manager.bodies[-1] or (
+            poison.encode() in manager.bodies[-1] and b"result" in manager.bodies[-1]
+        ):
+            raise Refusal(errors.BAD_PARAMETER, errors.INVALID_FIELD)
+
+    manager.faults["commands/reports"] = inspect
+    other = manager.send("ping", {"echo": "fine"})
+    result_of(manager, other)
+    wait_for(lambda: running.journal.unreported() == [], "the end of it")
+    assert manager.node.result(poison) is None
 
 
 def test_a_payload_of_the_greatest_size(running: Host, manager: FakeManager, tmp_path: Path) -> None:

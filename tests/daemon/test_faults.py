@@ -348,6 +348,7 @@ def test_revocation_ends_a_held_poll_and_keeps_the_data(host: Host, manager: Fak
     wait_for(lambda: host.link._connection is None, "the end of the connection")
     assert host.spool.pending() == 1
     assert manager.paths().count("checkin") == 1
+    assert (len(manager.requests), manager.requests[-1][1:]) == (2, ("poll", 200))
 
 
 def test_a_revoked_host_that_starts_is_refused_and_waits(host: Host, manager: FakeManager) -> None:

@@ -73,8 +73,8 @@ def test_what_a_line_says_itself_wins_over_its_context():
 
 
 def test_further_values_stand_behind_the_message_and_add_no_keys():
-    line = as_json(record("saved", rows=3, password=CANARY, detail={"api_key": CANARY, "a": [1]}))
-    assert line["msg"] == "saved rows=3 password=*** detail={'api_key': ***, 'a': [1]}"
+    line = as_json(record("saved", rows=3, password=CANARY, otp=CANARY, detail={"api_key": CANARY, "jwt": CANARY}))
+    assert line["msg"] == "saved rows=3 password=*** otp=*** detail={'api_key': ***, 'jwt': '***'}"
     assert set(line) == {"level", "ts", "caller", "msg"}
 
 
@@ -321,6 +321,7 @@ def test_a_line_that_is_larger_than_a_file_is_written_all_the_same(tmp_path):
     handler.emit(record("x" * 100))
     handler.close()
     assert (tmp_path / "m.log").read_text() == "x" * 100 + "\n"
+    assert not (tmp_path / "m.log.1").exists()
 
 
 def test_files_past_their_age_go(tmp_path):
@@ -349,6 +350,9 @@ def test_processes_that_share_a_file_lose_and_mix_nothing(tmp_path):
     lines = [line for path in tmp_path.glob("m.log*") for line in path.read_text().splitlines()]
     assert len(lines) == len(set(lines)) == 1600
     assert all(re.fullmatch(r"\d-\d{4}-x{80}", line) for line in lines)
+    rotated = [path for path in tmp_path.glob("m.log.*") if path.suffix != ".lock"]
+    assert rotated
+    assert all(path.stat().st_size > 19_000 for path in rotated), "somebody rotated what was rotated just before"
 
 
 def test_a_full_disk_does_not_stop_the_work(tmp_path, monkeypatch, capsys):

@@ -318,6 +318,13 @@ def test_a_certificate_for_another_key_is_replaced(settings, authority):
     assert gateway_certificate(settings).public_key() == key.public_key()
 
 
+def test_a_file_whose_halves_do_not_match_is_replaced(settings, authority):
+    secrets.renew_gateway_certificate(settings, authority, NOW)
+    path = secrets.gateway_certificate_path(settings)
+    path.write_bytes(pki.to_pem(pki.create_key()) + pki.to_pem(gateway_certificate(settings)))
+    assert secrets.renew_gateway_certificate(settings, authority, NOW)
+
+
 def test_a_broken_certificate_is_replaced(settings, authority):
     secrets.gateway_certificate_path(settings).write_bytes(b"x")
     assert secrets.renew_gateway_certificate(settings, authority, NOW)

@@ -12,7 +12,7 @@ from app.kernel.db import db, in_transaction
 from app.nodes.models import EnrollmentToken, Node
 from tests.factories import Api, submit
 from tests.nodes.fleet import make_group, make_node, make_waiting, node
-from tests.visitors import visit
+from tests.visitors import make_cast, visit
 
 
 def token(app: Flask) -> EnrollmentToken:
@@ -38,12 +38,8 @@ def test_a_token_is_made_listed_and_revoked_by_program(app: Flask, cast: dict[st
     assert alice.delete(f"/enrollment/tokens/{data['id']}").json["data"] is None
     assert alice.get("/enrollment/tokens").json["data"]["items"][0]["revoked_at"] is not None
     assert alice.delete("/enrollment/tokens/99").json["code"] == 1004
-    for wrong in (
-        {},
-        {"name": "x", "max_uses": 0},
-        {"name": "x", "expires_at": "2020-01-01T00:00:00Z"},
-        {"name": "x", "group_id": 9},
-    ):
+    past = {"name": "x", "expires_at": "2020-01-01T00:00:00Z"}
+    for wrong in ({}, {"name": "x", "max_uses": 0}, past, {"name": "x", "group_id": 999_999}):
         assert alice.post("/enrollment/tokens", wrong).json["code"] == 1001
 
 
@@ -70,22 +66,14 @@ def test_the_page_makes_a_token_and_shows_the_line_once(app: Flask, cast: dict[s
     with app.app_context():
         group_id = make_group("prod")
     browser = visit(app, "alice")
-    values = {
-        "name": "eu",
-        "days": "7",
-        "max_uses": "",
-        "needs_approval": "1",
-        "group_id": group_id,
-        "tags": "a b",
-        "labels": "env=prod",
-    }
+    names = {"group_id": group_id, "tags": "a b", "labels": "env=prod"}
+    values = names | {"name": "eu", "days": "7", "max_uses": "", "needs_approval": "1"}
     answer = submit(browser, "/enrollment/new", values)
     assert answer.status_code == 200
     text = markup.unescape(answer.text)
     secret = re.search(r"ops_join_[\w-]+", text)[0]
-    assert re.search(
-        rf"curl -fsSk --pinnedpubkey sha256//\S+ https://\S+/daemon/v1/install.sh \| sh -s -- --token {secret}", text
-    )
+    fetch = r"curl -fsSk --pinnedpubkey sha256//\S+ https://\S+/daemon/v1/install.sh"
+    assert re.search(rf"{fetch} \| sh -s -- --token {secret}", text)
     assert "sha256sum -c -" in text
     assert "waits in the queue until you approve it" in text
     made = token(app)
@@ -120,8 +108,7 @@ def test_a_wrong_token_form_comes_back(app: Flask, cast: dict[str, Api]) -> None
 )
 def test_the_list_says_whether_a_token_still_opens(sqlite_app: Flask, values: dict[str, object], word: str) -> None:
     make = {"name": "t", "prefix": "ops_join_x", "token_hash": "1" * 64, "tags": [], "labels": {}} | values
-    from_cast = __import__("tests.visitors", fromlist=["make_cast"]).make_cast
-    from_cast(sqlite_app)
+    make_cast(sqlite_app)
     with sqlite_app.app_context():
         db.session.add(EnrollmentToken(**make))
         db.session.commit()

@@ -97,7 +97,7 @@ def test_on_the_page_the_form_comes_back_with_it(sqlite_app: Flask, page: FlaskC
 def test_of_two_who_take_a_name_or_address_at_once_one_gets_it(
     app: Flask, admin: Api, monkeypatch: pytest.MonkeyPatch, change: dict[str, str]
 ) -> None:
-    """Nobody sees the other's row before it is committed: the unique index decides, and says it like everything else."""
+    """Nobody sees the other's row before it is committed: the unique index decides, and the answer is the same."""
     check, calls = actions._check_unused, []
 
     def blind_at_first(*arguments: Any) -> None:
@@ -141,10 +141,11 @@ def test_names_that_differ_in_case_are_two_people(app: Flask, admin: Api) -> Non
     [
         ({"username": "zoё"}, "username"), ({"username": "аdmin"}, "username"), ({"username": "zo e"}, "username"),
         ({"username": "zoe\u200b"}, "username"), ({"username": "-zoe"}, "username"), ({"username": ""}, "username"),
-        ({"username": "z" * 65}, "username"), ({"username": "<b>zoe"}, "username"), ({"username": "system"}, "username"),
-        ({"username": None}, "username"), ({"username": 7}, "username"), ({"username": "zoe\nX"}, "username"),
-        ({"email": "zoe"}, "email"), ({"email": "zoe@localhost"}, "email"), ({"email": "z@" + "x" * 127 + ".y"}, "email"),
-        ({"phone": "call me"}, "phone"), ({"phone": "1"}, "phone"), ({"role": "root"}, "role"), ({"role": "ADMIN"}, "role"),
+        ({"username": "z" * 65}, "username"), ({"username": "<b>zoe"}, "username"), ({"username": 7}, "username"),
+        ({"username": "system"}, "username"), ({"username": None}, "username"), ({"username": "z\nX"}, "username"),
+        ({"email": "zoe"}, "email"), ({"email": "zoe@local"}, "email"), ({"email": "z@" + "x" * 127 + ".y"}, "email"),
+        ({"phone": "call me"}, "phone"), ({"phone": "1"}, "phone"), ({"role": "root"}, "role"),
+        ({"role": "ADMIN"}, "role"),
         ({"status": "asleep"}, "status"), ({"must_change_password": "yes"}, "must_change_password"),
         ({"id": 1}, "id"), ({"password_hash": "x"}, "password_hash"), ({"password": None}, "password"),
     ],
@@ -164,9 +165,9 @@ def many(admin: Api, app: Flask) -> Api:
     """Eight people more, some of them special."""
     rows = [
         ("bert", "viewer", "enabled", "bert@example.org"), ("Berta", "operator", "disabled", "x@example.net"),
-        ("carl", "operator", "enabled", None), ("dora_1", "viewer", "enabled", None), ("dorax1", "viewer", "enabled", None),
+        ("carl", "operator", "enabled", None), ("dora_1", "viewer", "enabled", None),
+        ("dorax1", "viewer", "enabled", None), ("finn", "admin", "disabled", None),
         ("per.cent", "viewer", "disabled", "100%@example.org"), ("erik", "admin", "enabled", "BERT@other.org"),
-        ("finn", "admin", "disabled", None),
     ]  # fmt: skip
     with app.app_context():
         for name, role, status, email in rows:
@@ -178,7 +179,7 @@ def many(admin: Api, app: Flask) -> Api:
     ("query", "expected"),
     [
         ("keyword=bert", "bert Berta erik"), ("keyword=_", "dora_1"), ("keyword=%25", "per.cent"),
-        ("keyword=a_1", "dora_1"), ("role=operator", "Berta carl"), ("status=disabled", "Berta per.cent finn"),
+        ("keyword=a_1", "dora_1"), ("role=operator", "Berta carl"), ("status=disabled", "Berta finn per.cent"),
         ("role=admin&status=enabled", "alice erik"), ("keyword=bert&status=enabled", "bert erik"),
         ("keyword=nobody-here", ""), ("keyword=%27%20OR%201=1", ""), ("keyword=%5C", ""), ("keyword=/", ""),
     ],
@@ -226,7 +227,7 @@ def test_what_is_on_screen_can_be_taken_away(sqlite_app: Flask, page: FlaskClien
 
 def statuses(app: Flask) -> dict[str, str]:
     with app.app_context():
-        found = dict(db.session.execute(select(User.username, User.status)).tuples().all())
+        found = {user.username: user.status for user in db.session.execute(select(User.username, User.status))}
         db.session.rollback()
     return found
 

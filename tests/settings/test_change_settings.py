@@ -91,9 +91,7 @@ def test_durations_may_be_given_with_their_unit(alice: Api) -> None:
         ("nothing.here", 1), ("nothing.here", None), ("node", 1), ("", 1), ("x" * 1000, 1), ("\x00", 1),
     ],
 )  # fmt: skip
-def test_what_is_not_allowed_is_refused_named_and_changes_nothing(
-    applications: Applications, one_alice: Api, key: str, value: object
-) -> None:
+def test_what_is_not_allowed_is_refused_named_and_changes_nothing(one_alice: Api, key: str, value: object) -> None:
     answer = one_alice.put("/system/settings", {"values": {key: value, "audit.checkpoint_interval": 90}})
     assert set(wrong(answer)) == {key}
     assert shown(one_alice, "audit.checkpoint_interval")["is_changed"] is False
@@ -150,10 +148,12 @@ def test_a_stored_value_that_an_upgrade_no_longer_allows_is_ignored_and_in_nobod
         assert changed_settings(db.session()) == {INTERVAL: 20, "gone.since": 1, "metrics.retention_days": 7}
 
 
-@pytest.mark.parametrize(("name", "status"), [("oscar", 403), ("vera", 403)])
-def test_only_administrators_see_and_change_settings(cast: dict[str, Api], name: str, status: int) -> None:
-    assert cast[name].get("/system/settings").status_code == status
-    assert change(cast[name], node__heartbeat_interval=30).status_code == status
+def test_only_administrators_see_and_change_settings(sqlite_app: Flask) -> None:
+    with sqlite_app.app_context():
+        make_user("oscar", "operator")
+    oscar = api_as(sqlite_app, "oscar")
+    assert oscar.get("/system/settings").status_code == 403
+    assert change(oscar, node__heartbeat_interval=30).status_code == 403
 
 
 def test_every_process_sees_a_change_within_a_second(applications: Applications) -> None:
@@ -216,8 +216,8 @@ def test_the_page_shows_what_may_change_and_what_is_allowed(browser: FlaskClient
     page = browser.get("/settings").text
     for item in known_settings():
         assert (f'name="{item.key}"' in page) == item.is_runtime, item.key
-    assert "10 – 300" in page
-    assert field(page, INTERVAL) == "60"
+    assert "10s – 5m" in page
+    assert field(page, INTERVAL) == "1m"
 
 
 def test_the_page_changes_what_was_typed_over_and_nothing_else(sqlite_app: Flask, browser: FlaskClient) -> None:
@@ -228,7 +228,7 @@ def test_the_page_changes_what_was_typed_over_and_nothing_else(sqlite_app: Flask
     assert row.detail["after"] == {INTERVAL: 45, "metrics.retention_days": 7, "ui.timezone": "Asia/Shanghai"}
 
 
-@pytest.mark.parametrize("back", ["", "60", "60.0", "1m"])
+@pytest.mark.parametrize("back", ["", "60", "60s", "1m"])
 def test_an_empty_field_or_the_configured_value_goes_back_to_it(
     sqlite_app: Flask, browser: FlaskClient, back: str
 ) -> None:

@@ -12,9 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.kernel.broker import open_queue
 from app.kernel.context import ops
-from app.people import actions
-from app.people.schemas import TokenCreate
-from tests.factories import Api, api_as, make_user
+from tests.factories import api_as, make_user
 from tests.kernel.lab import Lab
 from tests.variants import MakeApp
 
@@ -157,5 +155,3 @@ def test_processes_are_summed(tmp_path: Path) -> None:
         [sys.executable, "-c", read], env=environment, check=True, cwd=root, capture_output=True, text=True
     ).stdout
     assert 'manager_http_requests_total{method="GET",path="/x",status="200"} 6.0' in output
-    assert Api
-    assert (actions, TokenCreate)
