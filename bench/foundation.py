@@ -330,6 +330,8 @@ def run(kind: str, rows: int, requests: int, clients: Sequence[int], only: str, 
             with WebServer(environment, port) as server:
                 target = Target(port, cookie, token, [server.process.pid, *processes])
                 table(target, total, requests, clients, only)
+                if not only:
+                    exports(target)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -357,6 +359,49 @@ def table(target: Target, total: int, requests: int, clients: Sequence[int], onl
             found = measure(target.port, path, headers, requests, count, target.processes)
             numbers = "".join(f"{value:9.1f}" for value in found[:5])
             print(f"{question.name:42}{count:8}{numbers}{found.per_second:8.0f}", flush=True)
+
+
+def exports(target: Target) -> None:
+    """The whole log as a download: what it takes, and how long others wait meanwhile."""
+    headers, bearer = {"Cookie": f"{COOKIE}={target.cookie}"}, {"Authorization": f"Bearer {target.token}"}
+    for form in ("csv", "jsonl"):
+        before, waits = resident_mib(target.processes[0]), []
+        with ThreadPoolExecutor(1) as pool:
+            began = time.perf_counter()
+            download = pool.submit(swallow, target.port, f"/audit?format={form}", headers)
+            connection = HTTPConnection("127.0.0.1", target.port, timeout=60)
+            most = before
+            while not download.done():
+                waits.append(ask(connection, "/api/v1/system/users", bearer))
+                most = max(most, resident_mib(target.processes[0]))
+                time.sleep(0.02)
+            taken_s, size = time.perf_counter() - began, download.result()
+        print(
+            f"whole log as {form}: {size / 1e6:.0f} MB in {taken_s:.1f} s, memory {before:.0f} → {most:.0f} MiB;"
+            f" users, API meanwhile: p50 {1000 * _quantile(sorted(waits), 0.5):.0f} ms,"
+            f" p95 {1000 * _quantile(sorted(waits), 0.95):.0f} ms"
+        )
+
+
+def swallow(port: int, path: str, headers: dict[str, str]) -> int:
+    """Bytes of an answer that nobody keeps."""
+    connection, size = HTTPConnection("127.0.0.1", port, timeout=300), 0
+    connection.request("GET", path, headers=headers)
+    response = connection.getresponse()
+    while part := response.read(1 << 16):
+        size += len(part)
+    return size
+
+
+def resident_mib(process: int) -> float:
+    """Of the process and its children."""
+    total = 0
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError):
+            fields = dict(line.partition(":")[::2] for line in status.read_text().splitlines())
+            if process in (int(fields["Pid"]), int(fields["PPid"])):
+                total += int(fields.get("VmRSS", "0 kB").split()[0])
+    return total / 1024
 
 
 def main(arguments: Sequence[str]) -> int:

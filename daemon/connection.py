@@ -18,6 +18,7 @@ from protocol.version import CURRENT, HEADER, INSTANCE_HEADER, accept_answer
 CONNECT_S = 10.0
 ANSWER_S = 30.0
 GZIP_FROM_BYTES = 8 * 1024
+PIECE_BYTES = 64 * 1024
 PREFIX = "/daemon/v1/"
 
 # The CA is our own and pinned; a host with a wrong clock must still find its Manager.
@@ -118,7 +119,7 @@ class Connection:
             connection.request(method, PREFIX + path, body, {**self._headers(), **headers})
             is_sent = True
             response = connection.getresponse()
-            raw = response.read(ANSWER_BYTES + 1)
+            raw = _read_bounded(response)
             self._is_used = True
             if response.will_close:
                 self.close()
@@ -172,6 +173,19 @@ class Connection:
         connection.connect()
         _watch_for_silence(connection.sock)
         return connection.sock
+
+
+def _read_bounded(response: http.client.HTTPResponse) -> bytes:
+    """At most one byte more than an answer may have; in pieces, since older Pythons set aside all that is asked for."""
+    pieces: list[bytes] = []
+    left = ANSWER_BYTES + 1
+    while left > 0:
+        piece = response.read(min(left, PIECE_BYTES))
+        if not piece:
+            break
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)
 
 
 def _watch_for_silence(channel: Any) -> None:

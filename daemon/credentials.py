@@ -83,7 +83,12 @@ class Credentials:
         name = CANDIDATE if self.identity.has(CANDIDATE) and not self._is_candidate_doubtful else CURRENT
         peer = Peer(server_url or node.server_url, proxy, node.ca_pem, self.identity.path(name))
         if self._way is None or (self._way.name, self._way.peer) != (name, peer):
-            self._way = _Way(name, peer, make_context(peer))
+            try:
+                self._way = _Way(name, peer, make_context(peer))
+            except OSError as error:
+                if name == CANDIDATE:
+                    self.identity.drop_candidate()
+                raise IdentityError(f"{peer.certificate} cannot be used: {error}") from error
         return Connection(peer, self._way.context, self._state.instance_id)
 
     # ---- what the link hears

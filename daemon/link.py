@@ -100,7 +100,8 @@ class Link:
             self._is_stopping = True
             self._wake.notify_all()
         self._abort()
-        self._thread.join(timeout_s)
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
 
     def check_in_now(self) -> None:
         """Something happened that should not wait for the poll to end."""

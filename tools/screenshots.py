@@ -29,6 +29,7 @@ from app.people import actions
 from app.people.identity import COOKIE
 from app.people.models import User
 from app.people.schemas import TokenCreate, UserCreate, UserUpdate
+from app.settings.actions import change_settings
 from config import Settings, load_settings
 from tests.browser import Browser
 from tests.services import Redis
@@ -71,7 +72,8 @@ class Shot(NamedTuple):
     path: str
     click: str = ""
     """A link or button to press first."""
-    fill: str = ""
+    fill: tuple[str, str] | None = None
+    """A field, and what is typed into it before that."""
     is_public: bool = False
 
 
@@ -88,6 +90,7 @@ SHOTS = (
     Shot("audit-filtered", "/audit?status=failed&keyword=10.20"),
     Shot("audit-entry", "/audit", "table a[data-dialog] >> nth=3"),
     Shot("settings", "/settings"),
+    Shot("settings-wrong", "/settings", ".settings [type=submit]", fill=("[name='node.heartbeat_interval']", "5s")),
     Shot("profile", "/profile"),
     Shot("password", "/profile/password", "main [type=submit]"),
     Shot("sessions", "/profile/sessions"),
@@ -109,13 +112,13 @@ class Stage(NamedTuple):
 
 
 @contextlib.contextmanager
-def stage() -> Iterator[Stage]:
+def stage(is_development: bool) -> Iterator[Stage]:
     """A Manager on temporary data, with people who have done something."""
     with tempfile.TemporaryDirectory(prefix="ops-screenshots-") as directory, Redis() as redis:
         settings = load_settings([], {"OPS_DATA_DIR": directory, "OPS_REDIS_URL": redis.url})
         create_missing_keys(settings)
         cookie, numbers = _furnish(settings, load_keys(settings))
-        with WebServer(settings) as server:
+        with WebServer(settings, {"OPS_SERVER__DEVELOPMENT": str(is_development)}) as server:
             yield Stage(server.url, cookie, numbers)
 
 
@@ -156,8 +159,8 @@ def _happenings(alice: Actor, users: dict[str, User]) -> None:
     record(session, stranger, "auth.sign_in", "user", "admin", error_message="wrong user name or password, or disabled")
     actions.update_user(session, alice, users["li.na"].id, UserUpdate(role="operator", email="li.na@example.org"))
     bob = actions.as_user(replace(alice, ip="10.20.0.31"), users["bob.meyer"])
-    record(session, bob, "users.manage", "", None, error_message="not allowed")
-    record(session, alice, "settings.change", "settings", "node.heartbeat_interval", {"value": 60.0}, {"value": 30.0})
+    record(session, bob, "access.refused", "permission", "users.read", error_message="forbidden")
+    change_settings(session, alice, {"node.heartbeat_interval": "30s", "ui.timezone": "Asia/Shanghai"})
     for name, scopes, days in (("nightly-export", ["*.read"], 90), ("ansible", ["users.read", "audit.read"], None)):
         ends = now() + timedelta(days=days) if days else None
         actions.create_token(session, alice, TokenCreate(name=name, scopes=scopes, expires_at=ends))
@@ -182,6 +185,8 @@ def take(browser: Browser, there: Stage, shot: Shot, path: Path, size: tuple[int
             visit.context.add_cookies([{"name": COOKIE, "value": there.cookie, "url": there.url}])
         page = visit.page
         page.goto(shot.path.format(**there.numbers))
+        if shot.fill:
+            page.fill(*shot.fill)
         if shot.click:
             _press(page, shot.click)
         page.screenshot(path=path, full_page=not page.locator("#dialog:visible").count())
@@ -207,7 +212,7 @@ def main(arguments: Sequence[str]) -> int:
     wanted = MANUAL if given.manual else tuple(filter(None, given.only.split(","))) or tuple(s.name for s in SHOTS)
     directory = IMAGES if given.manual else given.directory
     directory.mkdir(parents=True, exist_ok=True)
-    with stage() as there, Browser() as browser:
+    with stage(is_development=not given.manual) as there, Browser() as browser:
         for shot in (shot for shot in SHOTS if shot.name in wanted):
             if given.manual:
                 take(browser, there, shot, directory / f"{shot.name}.png", WIDE)

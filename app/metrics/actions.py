@@ -172,15 +172,18 @@ def _roll_up_next(session: Session, progress: RollUpProgress, closed: int) -> bo
 
 
 def _redo_late_hours(session: Session, progress: Mapping[int, RollUpProgress]) -> bool:
-    """Roll up again the hours that got points too late, and note which hours of the fleet change thereby."""
+    """Roll up again the hours that got points too late, and note which hours of the fleet change thereby.
+
+    Nothing is half done at this time: `roll_up` comes here only after it has caught up for all hosts.
+    """
     oldest_first = select(LateBucket.id, LateBucket.node_id, LateBucket.hour).where(LateBucket.node_id != FLEET)
     marks = session.execute(oldest_first.order_by(LateBucket.id).limit(MARKS_IN_SLICE)).all()
     if not marks:
         return False
     for (start, end), node_ids in _stretches({(mark.node_id, mark.hour) for mark in marks}).items():
         for step_ms, row in progress.items():
-            # The bucket that is being rolled up may have passed these hosts already; later ones come by themselves.
-            redo_until = min(end, row.until + (step_ms if row.node_id else 0))
+            # What lies behind will be rolled up for the first time, and with these points.
+            redo_until = min(end, row.until)
             if start < redo_until:
                 rolling.roll_up_nodes(session, step_ms, node_ids, start, redo_until)
     session.execute(delete(LateBucket).where(LateBucket.id.in_([mark.id for mark in marks])))

@@ -35,7 +35,7 @@ TYPED = "%Y-%m-%dT%H:%M"
 """As fields of the kind `datetime-local` write it."""
 
 
-@page(pages, "/nodes/<id:node_id>/metrics", permission="nodes.read")
+@page(pages, "/nodes/<id:node_id>/metrics", permission="metrics.read")
 def show_node_metrics(node_id: int) -> str:
     session = db.session()
     node = node_by_id(session, node_id)

@@ -85,7 +85,10 @@ def update_node(node_id: int, body: NodeUpdate) -> Node:
 
 
 @api.delete(
-    "/nodes/<id:node_id>", permission="nodes.delete", summary="Delete a node and its history", errors=(NodeNotFound,)
+    "/nodes/<id:node_id>",
+    permission="nodes.delete",
+    summary="Delete a node; its Daemon is turned away from now on",
+    errors=(NodeNotFound,),
 )
 def delete_node(node_id: int) -> None:
     actions.delete_node(db.session(), current_actor(), node_id)

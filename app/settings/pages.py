@@ -1,6 +1,7 @@
 """The settings page: what may change at run time, its meaning and what is allowed."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from flask import Blueprint, render_template, request, url_for
@@ -9,7 +10,7 @@ from flask_babel import gettext as _
 from app.kernel.access import current_actor
 from app.kernel.db import db
 from app.kernel.edges import page, see_other
-from app.kernel.errors import BadParameter
+from app.kernel.errors import BadParameter, FieldError
 from app.kernel.forms import Form
 from app.settings import actions, queries
 from app.shell import tell
@@ -40,7 +41,7 @@ def change_settings() -> Any:
         actions.change_settings(session, current_actor(), changes)
     except BadParameter as error:
         session.rollback()
-        form.add_errors(error.errors)
+        form.add_errors([_worded(problem, typed) for problem in error.errors])
         return _settings_page(form), 422
     tell(_("The settings were saved. They apply at once."))
     return see_other(url_for("settings.show_settings"))
@@ -87,6 +88,12 @@ def _help(item: queries.Shown) -> str:
     return " ".join(parts)
 
 
-def _readable(allowed: str) -> str:
-    """Bounds that documents give in seconds, as they are typed here."""
-    return re.sub(r"[\d,]+", lambda number: _as_text(float(number[0].replace(",", ""))), allowed)
+def _worded(problem: FieldError, typed: Mapping[str, Any]) -> FieldError:
+    """A duration that could be read was too short or too long: say so in the words it is typed in."""
+    is_duration = isinstance(typed.get(problem["field"]), float)
+    return FieldError(problem["field"], _readable(problem["message"])) if is_duration else problem
+
+
+def _readable(text: str) -> str:
+    """Bounds that others give in seconds, as they are typed here."""
+    return re.sub(r"\d[\d,]*(\.\d+)?", lambda number: _as_text(float(number[0].replace(",", ""))), text)

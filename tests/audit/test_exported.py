@@ -93,7 +93,7 @@ TAMPERINGS: dict[str, tuple[Callable[[list[Line]], list[Any]], int]] = {
     "the last row gone": (lambda lines: without(lines, 8), 0),
     "two rows swapped": (lambda lines: [lines[1], lines[0], *lines[2:]], 0),
     "a row twice": (lambda lines: [lines[0], *lines], 1),
-    "chained anew": (lambda lines: rehashed(lines, 2), 0),
+    "chained anew": (lambda lines: rehashed(lines, 2), 9),
     "cut off": (lambda lines: lines[:5], 0),
     "no end": (lambda lines: lines[:-1], 0),
     "something behind the end": (lambda lines: [*lines, lines[0]], 0),

@@ -51,6 +51,7 @@ def new_host(tmp_path: Path, manager: FakeManager) -> Iterator[Callable[..., Hos
     yield make
     for host in made:
         host.link.stop(10)
+        host.courier.stop(10)
 
 
 @pytest.fixture

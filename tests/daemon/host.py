@@ -1,14 +1,17 @@
 """A host inside the test process: every part of the Daemon but the collector, so that no test waits for points."""
 
 import json
-from collections.abc import Callable
+import threading
 from pathlib import Path
 
 from daemon.capabilities import CapabilityFile
 from daemon.checkin import CheckIns
 from daemon.clock import Clock
+from daemon.collector import Collector
 from daemon.commands import Runner, Surroundings, handlers
+from daemon.courier import Courier
 from daemon.credentials import Credentials
+from daemon.gpu import GpuReader
 from daemon.identity import Identity
 from daemon.intake import Intake
 from daemon.inventory import InventoryReader
@@ -18,6 +21,7 @@ from daemon.link import Link
 from daemon.measure import Logbook
 from daemon.outbox import Outbox
 from daemon.procfs import Kernel
+from daemon.sampling import Sampler
 from daemon.spool import Spool
 from daemon.state import InstanceState, load_settings, store_settings
 from daemon.system import Finished, System
@@ -97,7 +101,13 @@ class Host:
         )  # fmt: skip
         around = Surroundings(system, lambda: self.checkins.settings.version, self.link.check_in_now)
         self.runner = Runner(system, self.clock, handlers(around), self.intake, self.outbox)
-        self.before_run: Callable[[Command], None] = lambda command: None
+        gpu = GpuReader(system, False)
+        self.sampler = Sampler(
+            system, self.clock, lambda: Collector(system, kernel, self.clock, gpu), gpu, self.logbook,
+            lambda: self.link.next_checkin, lambda: self.courier.nudge(),
+        )  # fmt: skip
+        self.courier = Courier(self.link, self.outbox, self.sampler, self.clock)
+        self.takes_s = 0.0
         self._number = 0
         self._first = system.wall()
 
@@ -116,6 +126,7 @@ class Host:
 
     def stop(self) -> None:
         self.link.stop(10)
+        self.courier.stop(10)
         self.close()
 
     def close(self) -> None:
@@ -141,5 +152,11 @@ class Host:
 
     def _run(self, command: Command) -> None:
         self.ran.append(command)
-        self.before_run(command)
+        if self.takes_s:
+            threading.Timer(self.takes_s, self._run_later, [command]).start()
+        else:
+            self.runner.run(command)
+
+    def _run_later(self, command: Command) -> None:
         self.runner.run(command)
+        self.courier.nudge()

@@ -54,6 +54,7 @@ class FaultProxy:
                 if self.is_tunnel:
                     self._answer_connect(channel)
                 far = socket.create_connection(self.target, 5)
+                far.settimeout(None)
             except OSError:
                 _end(channel, True)
                 continue

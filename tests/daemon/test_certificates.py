@@ -122,6 +122,13 @@ def test_a_candidate_that_the_manager_does_not_take_is_given_up_and_asked_for_ag
     assert manager.paths().count("renew") == 2
 
 
+def test_a_candidate_that_cannot_be_read_is_given_up(ageing: Host, manager: FakeManager) -> None:
+    (ageing.directory / "identity" / CANDIDATE).write_bytes(b"not-after: 2030-01-01T00:00:00Z\nrubbish")
+    before = manager.node.fingerprints
+    ageing.start()
+    renewed(ageing, manager, before)
+
+
 # ---- recovery
 
 

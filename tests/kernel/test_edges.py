@@ -331,7 +331,7 @@ def test_reading_never_takes_the_write_lock_and_writing_waits_and_then_says_so(
             assert browser.get(path).status_code == 200, path
         for path in ("/auth/me", "/system/users", "/system/audit-logs", "/system/settings", "/health"):
             assert alice.get(path).status_code == 200, path
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 20
         for refused in (
             alice.post("/auth/tokens", {"name": "t"}),
             browser.post("/profile", data={"csrf_token": token, "locale": "en"}),
@@ -406,7 +406,7 @@ def test_a_database_that_hangs_is_given_up_after_a_while(fragile_app: Flask, own
         started = time.monotonic()
         answer = alice.get("/auth/me")
         assert (answer.status_code, answer.json["code"]) == (503, 5001)
-        assert 0.5 < time.monotonic() - started < 8
+        assert 0.5 < time.monotonic() - started < 20
         assert app.test_client().get("/health/live").status_code == 200
     assert alice.get("/auth/me").status_code == 200
 

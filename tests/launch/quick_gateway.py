@@ -4,7 +4,7 @@ import os
 
 from app.servers import common
 
-common.FIRST_BYTE_S = 1.0
+common.FIRST_BYTE_S = float(os.environ.get("QUICK_FIRST_BYTE", "1"))
 common.IDLE_S = 4.0
 common.GRACE_S = 4
 

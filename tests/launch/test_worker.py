@@ -181,7 +181,7 @@ def test_a_deadlock_is_tried_again(run):
 def test_a_job_that_takes_too_long_is_interrupted(run, caplog):
     began = time.monotonic()
     assert run(lambda: time.sleep(30), timeout=1).is_failed
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 20
     assert "was interrupted" in caplog.text
 
 
@@ -287,7 +287,7 @@ def test_an_idle_worker_stops_within_moments(start):
     process = start()
     began = time.monotonic()
     assert process.stop() == 0
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
 
 
 def test_a_worker_that_is_asked_to_stop_finishes_its_job(start, redis):
@@ -306,7 +306,7 @@ def test_a_job_that_does_not_end_is_not_waited_for_long(start, redis):
     wait_for(process.lines, 30, "the job to begin")
     began = time.monotonic()
     assert process.stop() == 0
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 20
     assert redis.scard("rq:workers") == 0
 
 
@@ -327,14 +327,16 @@ def test_no_job_is_lost_or_run_twice_by_stopping(start, redis):
 
 
 @pytest.mark.fault
-def test_a_worker_outlives_redis(start, redis, server):
+def test_a_worker_outlives_redis(start, redis, server, tmp_path):
     process = start()
     server.kill()
-    time.sleep(1)
+    time.sleep(3)
     server.start()
     push(redis, "quick", 1)
-    wait_for(process.lines, 30, "the job")
+    wait_for(process.lines, 60, "the job")
     assert process.stop() == 0
+    said = (tmp_path / "output").read_text()
+    assert (said.count("Redis is away"), said.count("Redis is back"), said.count("Traceback")) == (1, 1, 0)
 
 
 @pytest.mark.fault

@@ -52,6 +52,12 @@ def stuck(_environ):
     return 200, b"stuck"
 
 
+def spin(_environ):
+    """Lets nobody else work."""
+    while True:
+        pass
+
+
 def held(environ):
     return 200, b"draining" if environ["ops.draining"].wait(50) else b"timeout"
 
@@ -87,6 +93,6 @@ def pid(_environ):
 PATHS = {
     "/" + function.__name__: function
     for function in (
-        hello, body, late_body, ignore, big, slow, stuck, held, redis, mysql, processes, peer, pid,
+        hello, body, late_body, ignore, big, slow, stuck, spin, held, redis, mysql, processes, peer, pid,
     )
 }  # fmt: skip

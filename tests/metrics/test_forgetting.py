@@ -53,26 +53,23 @@ def roll_up_is_at(ts: int) -> None:
     in_transaction(db.session(), lambda: db.session.add(RollUpProgress(step_ms=HOUR_MS, until=ts, node_id=0)))
 
 
-@pytest.fixture
-def partitioned(context: Flask) -> None:
-    """As on a Manager that has run for years: a partition for each stretch of time that tests look at."""
+def partition(table: Table) -> None:
+    """As on a Manager that has run for years: partitions for all the time that a test looks at."""
     if db.engine.dialect.name != "mysql":
         return
-    present = epoch_ms(now())
+    present, width = epoch_ms(now()), WIDTHS[table.name]
+    first = present - (keep(table) + 8) * DAY_MS
+    ends = range(first - first % width, present + 2 * width, width)
+    parts = ", ".join(f"PARTITION t{end} VALUES LESS THAN ({end})" for end in ends)
+    change = f"PARTITION BY RANGE (ts) ({parts}, PARTITION rest VALUES LESS THAN MAXVALUE)"
     with db.engine.connect() as connection:
-        for table in TABLES:
-            width = WIDTHS[table.name]
-            first = present - (keep(table) + 8) * DAY_MS
-            ends = range(first - first % width, present + 2 * width, width)
-            parts = ", ".join(f"PARTITION t{end} VALUES LESS THAN ({end})" for end in ends)
-            change = f"PARTITION BY RANGE (ts) ({parts}, PARTITION rest VALUES LESS THAN MAXVALUE)"
-            connection.exec_driver_sql(f"ALTER TABLE {table.name} {change}")
+        connection.exec_driver_sql(f"ALTER TABLE {table.name} {change}")
 
 
-@pytest.mark.usefixtures("partitioned")
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
 def test_nothing_inside_the_retention_goes_and_what_is_older_does(table: Table):
     """On MySQL a partition goes when all of it is old, so what is up to one width older may still be there."""
+    partition(table)
     present, kept_ms = epoch_ms(now()), keep(table) * DAY_MS
     width = DAY_MS if db.engine.dialect.name == "sqlite" else WIDTHS[table.name]
     inside = [present - kept_ms, present - kept_ms + 1, present - kept_ms // 2, present]
@@ -117,9 +114,9 @@ def test_fleet_points_go_with_the_five_minutes():
     assert kept == [0, 89 * DAY_MS]
 
 
-@pytest.mark.usefixtures("partitioned")
 def test_hosts_store_points_while_old_ones_go(app: Flask, monkeypatch: pytest.MonkeyPatch):
     """A second connection goes on storing; none of its transactions waits for more than a slice."""
+    partition(POINTS)
     monkeypatch.setattr(jobs, "LEAST_PAUSE_S", 0.01)
     present = epoch_ms(now())
     nodes = [make_node(f"h{n}") for n in range(40)]

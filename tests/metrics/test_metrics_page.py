@@ -29,6 +29,14 @@ def browser(app: Flask) -> FlaskClient:
     return browser_as(app, "vera")
 
 
+@pytest.fixture
+def sqlite_browser(sqlite_app: Flask) -> FlaskClient:
+    """For what does not depend on the database."""
+    with sqlite_app.app_context():
+        make_user("vera", "viewer")
+    return browser_as(sqlite_app, "vera")
+
+
 def page(browser: FlaskClient, path: str, **headers: str) -> str:
     answer = browser.get(path, headers={name.replace("_", "-"): value for name, value in headers.items()})
     assert answer.status_code == 200, answer.text
@@ -66,27 +74,27 @@ def test_it_renders_with_nothing_one_and_many_points(app: Flask, browser: FlaskC
     assert ('<html lang="zh-CN"' in html) == (language == "zh")
 
 
-def test_a_host_without_any_point_says_when_the_first_one_comes(app: Flask, browser: FlaskClient):
-    with app.app_context():
+def test_a_host_without_any_point_says_when_the_first_one_comes(sqlite_app: Flask, sqlite_browser: FlaskClient):
+    with sqlite_app.app_context():
         node_id = make_node(heartbeat_interval_s=45)
-    html = page(browser, f"/nodes/{node_id}/metrics")
+    html = page(sqlite_browser, f"/nodes/{node_id}/metrics")
     assert "No measurements yet" in html
     assert "within 45 seconds" in html
 
 
-def test_a_host_that_is_silent_now_shows_empty_charts_not_the_beginning(app: Flask, browser: FlaskClient):
-    with app.app_context():
+def test_a_host_that_is_silent_now_shows_empty_charts_not_the_beginning(sqlite_app: Flask, sqlite_browser: FlaskClient):
+    with sqlite_app.app_context():
         node_id = make_node(last_metrics_at=now() - 2 * DAY)
-    html = page(browser, f"/nodes/{node_id}/metrics")
+    html = page(sqlite_browser, f"/nodes/{node_id}/metrics")
     assert "No measurements yet" not in html
     assert html.count("No data in this time.") == len(CHARTS)
 
 
-def test_the_charts_in_their_order_with_their_lines(app: Flask, browser: FlaskClient):
-    with app.app_context():
+def test_the_charts_in_their_order_with_their_lines(sqlite_app: Flask, sqlite_browser: FlaskClient):
+    with sqlite_app.app_context():
         node_id = make_node(last_metrics_at=now())
         store_every_minute(node_id, now() - 30 * MINUTE, 30, detail=DETAIL, swap_used=2**30)
-    charts = read_outs(page(browser, f"/nodes/{node_id}/metrics"))
+    charts = read_outs(page(sqlite_browser, f"/nodes/{node_id}/metrics"))
     assert list(charts) == CHARTS
     names = {label: [line["name"] for line in data["series"]] for label, data in charts.items()}
     assert names["Memory"] == ["memory", "swap"]
@@ -95,71 +103,71 @@ def test_the_charts_in_their_order_with_their_lines(app: Flask, browser: FlaskCl
     assert charts["Disk traffic"]["series"][1]["v"][0] == 8192.0
 
 
-def test_a_host_without_swap_has_no_line_for_it(app: Flask, browser: FlaskClient):
-    with app.app_context():
+def test_a_host_without_swap_has_no_line_for_it(sqlite_app: Flask, sqlite_browser: FlaskClient):
+    with sqlite_app.app_context():
         node_id = make_node(last_metrics_at=now(), swap_total=0)
         store(node_id, batch(point(now(), swap_used=0)), at=now())
-    charts = read_outs(page(browser, f"/nodes/{node_id}/metrics"))
+    charts = read_outs(page(sqlite_browser, f"/nodes/{node_id}/metrics"))
     assert [line["name"] for line in charts["Memory"]["series"]] == ["memory"]
 
 
-def test_means_stand_in_the_middle_of_their_buckets_with_the_highest_beside(app: Flask, browser: FlaskClient):
-    with app.app_context():
+def test_means_stand_in_the_middle_of_their_buckets(sqlite_app: Flask, sqlite_browser: FlaskClient):
+    with sqlite_app.app_context():
         node_id = make_node(last_metrics_at=now())
         start = (now() - 3 * DAY).replace(minute=0, second=0, microsecond=0)
         told = [point(start + n * MINUTE, cpu_usage=20.0 * n) for n in range(5)]
         store(node_id, batch(*told), at=start + 5 * MINUTE)
         roll_up_all(now())
-    cpu = read_outs(page(browser, f"/nodes/{node_id}/metrics?range=7d"))["CPU"]
+    cpu = read_outs(page(sqlite_browser, f"/nodes/{node_id}/metrics?range=7d"))["CPU"]
     mean, highest = cpu["series"]
     assert (mean["v"], highest["v"]) == ([40.0], [80.0])
     assert cpu["from"] + mean["t"][0] == pytest.approx(start.timestamp() + 150, abs=1)
 
 
-def test_a_hole_breaks_the_line_also_between_few_points(app: Flask):
-    with app.app_context():
+def test_a_hole_breaks_the_line_also_between_few_points(sqlite_app: Flask):
+    with sqlite_app.app_context():
         node_id = make_node()
         store(node_id, batch(*(point(NOON + n * MINUTE) for n in (0, 1, 30, 31))), at=NOON + 32 * MINUTE)
         window = between("2026-11-20T12:00Z", "2026-11-20T13:00Z", UTC)
         assert window is not None
-        with app.test_request_context():
+        with sqlite_app.test_request_context():
             charts = node_charts(db.session(), db.session.get_one(Node, node_id), window)
         assert charts[0].drawings[0].line.count("M") == 2
 
 
-def test_the_tables_tell_of_the_newest_parts(app: Flask, browser: FlaskClient):
-    with app.app_context():
+def test_the_tables_tell_of_the_newest_parts(sqlite_app: Flask, sqlite_browser: FlaskClient):
+    with sqlite_app.app_context():
         node_id = make_node(last_metrics_at=now())
         told = DETAIL._replace(gpu=(CARD,), missing=("tcp",))
         store(node_id, batch(point(now(), detail=told)), at=now())
-    html = page(browser, f"/nodes/{node_id}/metrics")
+    html = page(sqlite_browser, f"/nodes/{node_id}/metrics")
     for words in ("/dev/vdb1", "eth0", "A100", "250 W", "61 °C", "Core 1: 99 %", "tcp", "4 cores", "855"):
         assert words in html, words
 
 
-def test_without_a_card_there_is_no_table_of_cards(app: Flask, browser: FlaskClient):
-    with app.app_context():
+def test_without_a_card_there_is_no_table_of_cards(sqlite_app: Flask, sqlite_browser: FlaskClient):
+    with sqlite_app.app_context():
         node_id = make_node(last_metrics_at=now())
         store(node_id, batch(point(now(), detail=DETAIL)), at=now())
-    assert "GPU" not in page(browser, f"/nodes/{node_id}/metrics")
+    assert "GPU" not in page(sqlite_browser, f"/nodes/{node_id}/metrics")
 
 
-def test_strange_names_are_only_text(app: Flask, browser: FlaskClient):
-    with app.app_context():
+def test_strange_names_are_only_text(sqlite_app: Flask, sqlite_browser: FlaskClient):
+    with sqlite_app.app_context():
         node_id = make_node(last_metrics_at=now())
         mount = DETAIL.mounts[0]._replace(mount="/<img src=x>", device='"><script>')
         told = DETAIL._replace(mounts=(mount, DETAIL.mounts[1]))
         store(node_id, batch(point(now(), detail=told)), at=now())
-    html = page(browser, f"/nodes/{node_id}/metrics")
+    html = page(sqlite_browser, f"/nodes/{node_id}/metrics")
     assert "<img" not in html
     assert "/&lt;img src=x&gt;" in html
 
 
-def test_a_free_choice_is_in_the_readers_time_zone(app: Flask, browser: FlaskClient):
-    with app.app_context():
+def test_a_free_choice_is_in_the_readers_time_zone(sqlite_app: Flask, sqlite_browser: FlaskClient):
+    with sqlite_app.app_context():
         in_transaction(db.session(), lambda: setattr(db.session.query(User).one(), "timezone", "Asia/Shanghai"))
         node_id = make_node(last_metrics_at=now())
-    html = page(browser, f"/nodes/{node_id}/metrics?start=2026-11-20T20:00&end=2026-11-20T21:30")
+    html = page(sqlite_browser, f"/nodes/{node_id}/metrics?start=2026-11-20T20:00&end=2026-11-20T21:30")
     cpu = read_outs(html)["CPU"]
     assert (cpu["from"], cpu["to"]) == (NOON.timestamp(), (NOON + 90 * MINUTE).timestamp())
     assert cpu["tz"] == "Asia/Shanghai"
@@ -179,11 +187,12 @@ def test_a_free_choice_is_in_the_readers_time_zone(app: Flask, browser: FlaskCli
         ("9999-12-31T20:00", "9999-12-31T23:59"),
     ],
 )
-def test_a_free_choice_that_cannot_be_shown_is_said_to_be_one(sqlite_app: Flask, start: str, end: str):
+def test_a_free_choice_that_cannot_be_shown_is_said_to_be_one(
+    sqlite_app: Flask, sqlite_browser: FlaskClient, start: str, end: str
+):
     with sqlite_app.app_context():
-        make_user("vera", "viewer")
         node_id = make_node(last_metrics_at=now())
-    html = page(browser_as(sqlite_app, "vera"), f"/nodes/{node_id}/metrics?start={start}&end={end}")
+    html = page(sqlite_browser, f"/nodes/{node_id}/metrics?start={start}&end={end}")
     assert "This stretch of time cannot be shown." in html
     cpu = read_outs(html)["CPU"]
     assert cpu["to"] - cpu["from"] == 3600
@@ -202,44 +211,44 @@ def test_the_usual_range_is_the_last_hour():
     assert abs(window.end - datetime.now(UTC)) < MINUTE
 
 
-def test_what_ends_now_refreshes_itself_and_a_free_choice_does_not(app: Flask, browser: FlaskClient):
-    with app.app_context():
+def test_what_ends_now_refreshes_itself_and_a_free_choice_does_not(sqlite_app: Flask, sqlite_browser: FlaskClient):
+    with sqlite_app.app_context():
         node_id = make_node(last_metrics_at=now())
-    html = page(browser, f"/nodes/{node_id}/metrics?range=6h")
+    html = page(sqlite_browser, f"/nodes/{node_id}/metrics?range=6h")
     assert f'hx-get="/nodes/{node_id}/metrics?range=6h" hx-trigger="every 30s"' in html
     assert (
         "hx-trigger"
-        not in page(browser, f"/nodes/{node_id}/metrics?start=2026-11-20T12:00&end=2026-11-20T13:00").split(
+        not in page(sqlite_browser, f"/nodes/{node_id}/metrics?start=2026-11-20T12:00&end=2026-11-20T13:00").split(
             'id="main"'
         )[1]
     )
 
 
-def test_a_refresh_brings_the_fragment_alone(app: Flask, browser: FlaskClient):
-    with app.app_context():
+def test_a_refresh_brings_the_fragment_alone(sqlite_app: Flask, sqlite_browser: FlaskClient):
+    with sqlite_app.app_context():
         node_id = make_node(last_metrics_at=now())
-    part = page(browser, f"/nodes/{node_id}/metrics", HX_Request="true", HX_Target="node-metrics")
+    part = page(sqlite_browser, f"/nodes/{node_id}/metrics", HX_Request="true", HX_Target="node-metrics")
     assert part.lstrip().startswith('<div class="stack" id="node-metrics"')
     assert "<html" not in part
 
 
-def test_an_unknown_host_is_not_found(browser: FlaskClient):
-    assert browser.get("/nodes/4711/metrics").status_code == 404
+def test_an_unknown_host_is_not_found(sqlite_browser: FlaskClient):
+    assert sqlite_browser.get("/nodes/4711/metrics").status_code == 404
 
 
-def test_nobody_sees_it_without_signing_in(app: Flask):
-    answer = app.test_client().get("/nodes/1/metrics")
+def test_nobody_sees_it_without_signing_in(sqlite_app: Flask):
+    answer = sqlite_app.test_client().get("/nodes/1/metrics")
     assert answer.status_code == 302
     assert "/login" in answer.headers["Location"]
 
 
-def test_points_in_the_table_are_what_the_charts_show(app: Flask):
+def test_points_in_the_table_are_what_the_charts_show(sqlite_app: Flask):
     """The charts of the overview and those of this page come from the same function."""
-    with app.app_context():
+    with sqlite_app.app_context():
         node_id = make_node()
         present = now()
         store(node_id, batch(point(present - MINUTE), point(present)), at=present)
-        with app.test_request_context():
+        with sqlite_app.test_request_context():
             charts = node_charts(db.session(), db.session.get_one(Node, node_id), latest("1h"))
         assert [chart.label for chart in charts] == CHARTS
         assert charts[0].drawings[0].last == "12.5%"

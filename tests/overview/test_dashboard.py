@@ -143,7 +143,7 @@ def test_the_means_are_of_now_or_not_there(app: Flask, cast: dict[str, Api]) -> 
         old = FleetPoint(ts=epoch_ms(now() - timedelta(hours=1)), nodes=1, cpu_usage=77.7)
         db.session.add(old)
         db.session.commit()
-    assert "no measurements yet" in visit(app, "vera").get("/dashboard").text
+    assert "no recent measurements" in visit(app, "vera").get("/dashboard").text
     with app.app_context():
         db.session.add(FleetPoint(ts=epoch_ms(now()), nodes=1, cpu_usage=33.3, memory_usage=44.4, disk_usage=55.5))
         db.session.commit()

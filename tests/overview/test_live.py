@@ -79,7 +79,7 @@ def test_the_answer_waits_for_the_next_sample(sqlite_app: Flask, watched: int) -
     started = time.monotonic()
     answer = visit(sqlite_app, "vera").get(f"/nodes/{watched}/live/samples?after=0").json
     sender.join()
-    assert 0.4 < time.monotonic() - started < 5
+    assert 0.4 < time.monotonic() - started < 20
     assert answer["last"] == 1
 
 

@@ -134,8 +134,8 @@ def test_taking_it_along_keeps_nobody_from_working(arrive: Arrive, happened: Man
     happened.change("oscar", role="viewer")
 
 
-def test_only_administrators_read_it(arrive: Arrive, happened: Manager, javascript: bool) -> None:
-    visit = arrive("oscar", javascript=javascript)
+def test_only_administrators_read_it(arrive: Arrive, happened: Manager) -> None:
+    visit = arrive("oscar")
     visit.witness.expect("status of 403")
     visit.page.goto("/audit")
     expect(visit.page.get_by_role("heading", level=1)).to_have_text("Not allowed")

@@ -78,8 +78,8 @@ def test_a_new_password_ends_the_other_sessions(arrive: Arrive, manager: Manager
     expect(page.locator("tbody tr")).to_have_count(1)
 
 
-def test_a_lost_session_is_ended(arrive: Arrive, manager: Manager, javascript: bool) -> None:
-    here, lost = arrive("alice", javascript=javascript), arrive("alice", javascript=javascript)
+def test_a_lost_session_is_ended(arrive: Arrive, manager: Manager) -> None:
+    here, lost = arrive("alice"), arrive("alice")
     lost.page.goto("/profile")
     page = here.page
     page.goto("/profile/sessions")
@@ -94,9 +94,9 @@ def test_a_lost_session_is_ended(arrive: Arrive, manager: Manager, javascript: b
     expect(lost.page).to_have_url(re.compile("/login"))
 
 
-def test_a_disabled_user_is_out_at_the_next_click(arrive: Arrive, manager: Manager, javascript: bool) -> None:
+def test_a_disabled_user_is_out_at_the_next_click(arrive: Arrive, manager: Manager) -> None:
     manager.user("vera", "viewer")
-    page = arrive("vera", javascript=javascript).page
+    page = arrive("vera").page
     page.goto("/profile")
     manager.change("vera", status="disabled")
     page.get_by_role("navigation", name="Sections").get_by_role("link", name="Sessions").click()

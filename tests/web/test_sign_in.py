@@ -26,9 +26,13 @@ def test_it_signs_in_and_out(arrive: Arrive, javascript: bool) -> None:
     expect(page.get_by_label("User name")).to_be_focused()
     fill_in(page, "alice", PASSWORD)
     expect(page.get_by_text("Your account")).to_be_attached()
+    stolen = visit.context.cookies()
     page.get_by_text("Your account").locator("..").click()
     page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+    page.goto("/users")
+    expect(page).to_have_url(re.compile("/login"))
+    visit.context.add_cookies(stolen)
     page.goto("/users")
     expect(page).to_have_url(re.compile("/login"))
 
@@ -104,9 +108,9 @@ def test_it_leads_nowhere_else(arrive: Arrive, manager: Manager, target: str) ->
     assert page.url.startswith(manager.url)
 
 
-def test_a_disabled_user_stays_outside(arrive: Arrive, manager: Manager, javascript: bool) -> None:
+def test_a_disabled_user_stays_outside(arrive: Arrive, manager: Manager) -> None:
     manager.user("oscar", "operator", status="disabled")
-    visit = arrive(javascript=javascript)
+    visit = arrive()
     visit.witness.expect("status of 422")
     visit.page.goto("/login")
     fill_in(visit.page, "oscar", PASSWORD)

@@ -51,8 +51,8 @@ def test_it_is_copied_with_one_click(arrive: Arrive) -> None:
     assert visit.page.evaluate("navigator.clipboard.readText()") == secret
 
 
-def test_it_may_live_for_ever(arrive: Arrive, javascript: bool) -> None:
-    page = arrive("alice", javascript=javascript).page
+def test_it_may_live_for_ever(arrive: Arrive) -> None:
+    page = arrive("alice").page
     page.goto("/profile/tokens/new")
     page.get_by_label("Name").fill("for ever")
     page.get_by_label("Valid for").fill("")
@@ -85,13 +85,11 @@ def test_viewers_are_offered_what_they_may_do(arrive: Arrive, manager: Manager) 
     expect(page.get_by_label("users.manage", exact=True)).to_have_count(0)
 
 
-def test_an_administrator_revokes_the_token_of_somebody_else(
-    arrive: Arrive, manager: Manager, javascript: bool
-) -> None:
+def test_an_administrator_revokes_the_token_of_somebody_else(arrive: Arrive, manager: Manager) -> None:
     manager.user("vera", "viewer")
-    secret = make_token(arrive("vera", javascript=javascript).page, "hers", "Everything that you may see")
+    secret = make_token(arrive("vera").page, "hers", "Everything that you may see")
     assert manager.ask("/auth/me", secret)[0] == 200
-    page = arrive("alice", javascript=javascript).page
+    page = arrive("alice").page
     page.on("dialog", lambda dialog: dialog.accept())
     page.goto("/users")
     page.get_by_role("link", name="vera").click()

@@ -83,8 +83,8 @@ def test_filters_narrow_each_other(arrive: Arrive, people: Manager, javascript: 
     assert names(page) == ["otto"]
 
 
-def test_nothing_found_says_so_and_offers_a_way_back(arrive: Arrive, javascript: bool) -> None:
-    page = arrive("alice", javascript=javascript).page
+def test_nothing_found_says_so_and_offers_a_way_back(arrive: Arrive) -> None:
+    page = arrive("alice").page
     page.goto("/users?keyword=nobody-like-that")
     expect(page.locator(".empty")).to_contain_text("Nothing matches")
     page.get_by_role("link", name="Clear the filters").click()
@@ -192,8 +192,8 @@ def test_it_adds_somebody(arrive: Arrive, manager: Manager, javascript: bool) ->
     expect(page.get_by_role("row").filter(has_text="new.one")).to_contain_text("Operator")
 
 
-def test_a_taken_name_is_said_at_the_field(arrive: Arrive, people: Manager, javascript: bool) -> None:
-    visit = arrive("alice", javascript=javascript)
+def test_a_taken_name_is_said_at_the_field(arrive: Arrive, people: Manager) -> None:
+    visit = arrive("alice")
     visit.witness.expect("status of 422")
     page = visit.page
     page.goto("/users/new")
