@@ -15,6 +15,7 @@ CONFIGURATION = "# The Daemon of the machine that the Manager runs on.\nmanager:
 
 def main() -> NoReturn:
     settings = load_settings()
+    os.umask(0o077)
     directory = settings.data_path / "host"
     state = directory / "daemon"
     state.mkdir(parents=True, exist_ok=True, mode=0o700)

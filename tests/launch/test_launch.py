@@ -369,7 +369,7 @@ def test_the_data_outlive_stops_and_kills(start, data):
     assert len(second.processes()) >= 7
     second.process.kill()
     second.process.wait()
-    wait_for(lambda: not second.processes(), 5, "all to be gone")
+    wait_for(lambda: not second.processes(), 30, "all to be gone")
 
     third = start()
     third.wait_until_it_runs()

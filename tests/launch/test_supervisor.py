@@ -189,7 +189,7 @@ def test_a_killed_launcher_leaves_no_orphan(start, tmp_path):
     assert len([command for command in it.processes().values() if "is up" in command]) >= 3
     it.process.kill()
     it.process.wait()
-    wait_for(lambda: not it.processes(), 5, "all to be gone")
+    wait_for(lambda: not it.processes(), 30, "all to be gone")
 
 
 def test_nobody_reads_any_more(tmp_path):
