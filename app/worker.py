@@ -18,7 +18,7 @@ from flask import Flask
 from redis import Redis
 from redis.exceptions import RedisError
 from rq import worker_registration
-from rq.exceptions import DequeueTimeout, StopRequested
+from rq.exceptions import DequeueTimeout
 from rq.job import Job, get_current_job
 from rq.queue import Queue
 from rq.serializers import JSONSerializer
@@ -124,14 +124,17 @@ class StopFlag:
 
 class Worker(SimpleWorker):
     """RQ's worker without a process for each job: forking a grown process for a job of milliseconds costs more than it
-    protects. It outlives Redis, and is asked to stop only where no job can be lost by it.
+    protects. The loop is our own, since RQ's ends with Redis and loses a job when a signal comes at the wrong moment.
     """
 
     def __init__(self, app: Flask, redis: Redis, stop: StopFlag) -> None:
         self._app, self._stop, self._is_redis_away = app, stop, False
         queues = [open_queue(redis, name) for name in QUEUES]
         name = f"{socket.gethostname()}-{os.getpid()}-{time.monotonic_ns():x}"
-        super().__init__(queues, name=name, connection=redis, serializer=JSONSerializer, worker_ttl=30)
+        super().__init__(
+            queues, name=name, connection=redis, serializer=JSONSerializer, worker_ttl=30, prepare_for_work=False
+        )
+        self.hostname, self.pid = socket.gethostname(), os.getpid()
 
     @property
     def dequeue_timeout(self) -> int:
@@ -141,36 +144,59 @@ class Worker(SimpleWorker):
     def connection_timeout(self) -> int:
         return WAIT_FOR_JOB_S + 5
 
-    def dequeue_job_and_maintain_ttl(
-        self, timeout: int | None, max_idle_time: int | None = None
-    ) -> tuple[Job, Queue] | None:
-        """RQ's own raises out of the signal handler, which loses a job that Redis has just handed over."""
+    def run(self) -> None:
+        """Run jobs until asked to stop. Between jobs nothing can be lost, so only there it is looked."""
         while not self._stop.is_set:
             try:
-                self.set_state(WorkerStatus.IDLE)
-                self.heartbeat()
-                if self.should_run_maintenance_tasks:
-                    self.run_maintenance_tasks()  # type: ignore[no-untyped-call]
-                found = self._next_job()
-                self._say_redis_is(None)
-            except DequeueTimeout:
+                self._turn()
                 self._say_redis_is(None)
             except RedisError as error:
                 self._say_redis_is(error)
                 time.sleep(RECONNECT_S)
-            else:
-                return found
-        raise StopRequested
+            except Exception:
+                log.exception("the worker stumbled")
+                time.sleep(RECONNECT_S)
+        try:
+            self.register_death()  # type: ignore[no-untyped-call]
+        except RedisError:
+            log.info("Redis is away; it will forget this worker by itself")
 
-    def _next_job(self) -> tuple[Job, Queue] | None:
-        return Queue.dequeue_any(
-            self.queues,
-            WAIT_FOR_JOB_S,
-            connection=self.connection,
-            job_class=self.job_class,
-            serializer=self.serializer,
-            death_penalty_class=self.death_penalty_class,
-        )
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        with self._app.app_context():
+            super().execute_job(job, queue)
+
+    def serialize(self) -> dict[str, Any]:
+        return super().serialize() | {"process": process_identity(os.getpid())}
+
+    def handle_exception(self, job: Job, *exc_info: Any) -> None:
+        """Nothing: `run_job` has logged it."""
+
+    def _turn(self) -> None:
+        if not self.connection.sismember(self.redis_workers_keys, self.key):
+            self._introduce()
+        self.set_state(WorkerStatus.IDLE)
+        self.heartbeat()
+        if self.should_run_maintenance_tasks:
+            self.run_maintenance_tasks()  # type: ignore[no-untyped-call]
+        try:
+            found = Queue.dequeue_any(
+                self.queues,
+                WAIT_FOR_JOB_S,
+                connection=self.connection,
+                job_class=self.job_class,
+                serializer=self.serializer,
+                death_penalty_class=self.death_penalty_class,
+            )
+        except DequeueTimeout:
+            return
+        if found is not None:
+            self.execute_job(*found)
+
+    def _introduce(self) -> None:
+        """At the start, and again after Redis was wiped."""
+        bury_dead_workers(self.connection)
+        self.connection.delete(self.key)
+        self.register_birth()  # type: ignore[no-untyped-call]
 
     def _say_redis_is(self, error: RedisError | None) -> None:
         """Once when it goes and once when it comes back."""
@@ -179,30 +205,6 @@ class Worker(SimpleWorker):
         elif error is None and self._is_redis_away:
             log.info("Redis is back")
         self._is_redis_away = error is not None
-
-    def execute_job(self, job: Job, queue: Queue) -> None:
-        with self._app.app_context():
-            super().execute_job(job, queue)
-
-    def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
-        """As RQ's, and after Redis was wiped it introduces itself again."""
-        super().heartbeat(timeout, pipeline)
-        if pipeline is None and not self.connection.sismember(self.redis_workers_keys, self.key):
-            worker_registration.register(self)
-            fields: Any = self.serialize()
-            self.connection.hset(self.key, mapping=fields)
-
-    def serialize(self) -> dict[str, Any]:
-        return super().serialize() | {"process": process_identity(os.getpid())}
-
-    def handle_exception(self, job: Job, *exc_info: Any) -> None:
-        """Nothing: `run_job` has logged it."""
-
-    def subscribe(self) -> None:
-        """No commands over pub/sub: they would cost a thread and a connection."""
-
-    def _install_signal_handlers(self) -> None:
-        """The flag listens for the whole process, not for one worker object."""
 
 
 def process_identity(pid: int) -> str:
@@ -242,16 +244,8 @@ def main() -> int:
         return 2
     stop = StopFlag()
     stop.listen()
-    redis = connect_redis(settings.redis_url)
     log.info("the worker has started")
-    while not stop.is_set:
-        try:
-            bury_dead_workers(redis)
-            Worker(app, redis, stop).work()
-        except RedisError as error:
-            log.warning("Redis is away: %s", describe(error))
-        if not stop.is_set:
-            time.sleep(RECONNECT_S)
+    Worker(app, connect_redis(settings.redis_url), stop).run()
     return 0
 
 

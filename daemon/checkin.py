@@ -129,7 +129,10 @@ class CheckIns:
         self._take_audit_head(answer)
         self._state.anchor, self._state.first_anchor = self._clock.anchor, self._clock.first
         self._state.store()
-        self._spool.settle(list(answer.ack), [batch.id for batch in answer.refused])
+        known = set(sent.ids)
+        self._spool.settle(
+            [name for name in answer.ack if name in known], [batch.id for batch in answer.refused if batch.id in known]
+        )
         for batch in answer.refused:
             log.warning("the Manager will never take %s: %s", batch.id, batch.reason)
         self._known_inventory = sent.message.inventory_hash

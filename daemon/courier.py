@@ -61,7 +61,7 @@ class Courier:
             thread.join(timeout_s)
 
     def _is_needed(self) -> bool:
-        return self._sampler.is_watched() or (False)
+        return self._sampler.is_watched() or (self._link.is_holding and self._outbox.has_work())
 
     def _run(self) -> None:
         backoff = Backoff()

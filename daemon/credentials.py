@@ -221,6 +221,9 @@ class Credentials:
             if error.refusal.reason in FINAL_REFUSALS and not pending.is_reenrolment:
                 self.identity.drop_pending()
                 raise EnrolmentEnded(error.refusal.message) from error
+            if error.refusal.reason == REJECTED:
+                # Perhaps it was the original after all: the next check-in under the old identity will tell.
+                self.identity.drop_pending()
             if error.refusal.reason == KEY_MISMATCH:
                 self.identity.drop_pending()
                 self.identity.begin(pending.server_url, pending.ca_pem, pending.token, pending.is_reenrolment)

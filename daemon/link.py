@@ -26,6 +26,7 @@ from protocol.errors import (
     CHALLENGE,
     CHECKIN_FIRST,
     INVALID_FIELD,
+    REJECTED,
     REVOKED,
     WIRE_UNSUPPORTED,
     ProtocolError,
@@ -150,6 +151,8 @@ class Link:
         """One exchange. Seconds to wait before the next."""
         credentials = self._credentials
         self._promise(STEP_S)
+        if self._take_hurry():
+            self.next_checkin = 0.0
         pending = credentials.identity.pending
         if pending is not None:
             return self._enroll(pending)
@@ -163,8 +166,6 @@ class Link:
             self._hang_up()
             self.next_checkin = 0.0
             return 0.0
-        if self._take_hurry():
-            self.next_checkin = 0.0
         if self.next_checkin <= self._system.boottime():
             self._check_in(connection)
         elif not self._flush(connection):
@@ -294,7 +295,7 @@ class Link:
             return self._backoff.delay()
         if refusal.reason == REVOKED:
             return self._revoked()
-        if refusal.reason in (CERTIFICATE_UNKNOWN, WIRE_UNSUPPORTED):
+        if refusal.reason in (CERTIFICATE_UNKNOWN, REJECTED, WIRE_UNSUPPORTED):
             self._hang_up()
             log.error("the Manager refuses this host: %s (%s)", refusal.message, refusal.reason)
             return self._backoff.spread(WIRE_RETRY_S, 0.2)

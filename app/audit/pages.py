@@ -56,8 +56,8 @@ def list_audit_logs() -> Any:
 
 def _shown_rows(query: AuditQuery) -> Iterator[dict[str, Any]]:
     session = db.session()
-    for rows in queries.exported_chunks(session, query, queries.newest_row(session).sequence):
-        yield from map(_shown, rows)
+    chunks = queries.exported_chunks(session, query, queries.newest_row(session).sequence)
+    yield from queries.taking_turns(_shown(row) for rows in chunks for row in rows)
 
 
 def _signed_export(query: AuditQuery) -> Response:
@@ -70,7 +70,7 @@ def _signed_export(query: AuditQuery) -> Response:
             for row, previous in zip(chunk, queries.hashes_before(session, chunk), strict=True):
                 yield _shown(row), {name: getattr(row, name) for name in READ}, previous
 
-    source = Source(rows(), head, queries.filters_of(query))
+    source = Source(queries.taking_turns(rows()), head, queries.filters_of(query))
     return jsonl_response("audit", export_lines(source, keys.audit_seal, keys.audit))
 
 

@@ -141,7 +141,6 @@ class _SqliteTurns:
         event.listen(engine, "commit", self._release)
         event.listen(engine, "rollback", self._release)
         event.listen(engine, "checkin", lambda _dbapi, record: self._release_info(record.info))
-        event.listen(engine, "invalidate", lambda _dbapi, record, _error: self._release_info(record.info))
 
     @staticmethod
     def _on_connect(connection: Any, _record: Any) -> None:
@@ -151,14 +150,16 @@ class _SqliteTurns:
 
     def _on_begin(self, connection: Connection) -> None:
         deadline = time.monotonic() + SQLITE_PATIENCE_S
+        # Past SQLAlchemy, which would take a refusal for the end of a transaction and give the turn back.
+        driver: Any = connection.connection.dbapi_connection
         if _reads_only.get():
-            _when_free(partial(_begin_reading, connection), deadline)
+            _when_free(partial(_begin_reading, driver), deadline)
             return
         if not self._lock.acquire(timeout=SQLITE_PATIENCE_S):
             raise DatabaseAway(retry_after_s=1)
         connection.info["has_write_turn"] = True
         try:
-            _when_free(partial(connection.exec_driver_sql, "BEGIN IMMEDIATE"), deadline)
+            _when_free(partial(driver.execute, "BEGIN IMMEDIATE"), deadline)
         except BaseException:
             self._release(connection)
             raise
@@ -172,13 +173,13 @@ class _SqliteTurns:
             self._lock.release()
 
 
-def _begin_reading(connection: Connection) -> None:
+def _begin_reading(driver: Any) -> None:
     """Begin and look at the file at once, so that all of the transaction reads the same state and none of it waits."""
-    connection.exec_driver_sql("BEGIN")
+    driver.execute("BEGIN")
     try:
-        connection.exec_driver_sql("SELECT 1 FROM sqlite_master LIMIT 1")
+        driver.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
     except BaseException:
-        connection.exec_driver_sql("ROLLBACK")
+        driver.execute("ROLLBACK")
         raise
 
 
@@ -189,9 +190,9 @@ def _when_free(step: Callable[[], object], deadline: float) -> None:
         try:
             step()
             return
-        except (sqlite3.OperationalError, OperationalError) as error:
+        except sqlite3.OperationalError as error:
             if not SQLITE_IS_TAKEN.search(str(error)):
-                raise
+                raise OperationalError("BEGIN", None, error) from error
             if time.monotonic() > deadline:
                 raise DatabaseAway(retry_after_s=1) from error
         time.sleep(pause_s)

@@ -74,7 +74,8 @@ def _operation(room: ApiRoom, operation: Operation, references: Mapping[Any, Any
         described["x-permission"] = operation.permission
     if operation.body is not None:
         schema = references[(operation.body, "validation")]
-        described["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+        is_needed = any(field.is_required() for field in operation.body.model_fields.values())
+        described["requestBody"] = {"required": is_needed, "content": {"application/json": {"schema": schema}}}
     if operation.deprecated:
         described["deprecated"] = True
     return described

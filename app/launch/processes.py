@@ -57,8 +57,10 @@ TERMINAL_VARIABLE = "OPS_LAUNCH_TERMINAL"
 READY, NOT_READY, UNHEALTHY = 0, 1, 3
 """How the process ends that waits for the Manager to answer."""
 
-# A request or job that runs gets eight to ten seconds from its own process; the launcher waits a little longer.
+# A request or job that runs gets eight to ten seconds from its own process, the gateway's twenty; the launcher waits a
+# little longer.
 GRACE_S = 12.0
+GATEWAY_GRACE_S = 24.0
 REDIS_GRACE_S = 5.0
 # What a Redis that keeps nothing on disk has to say about memory and about its start and end.
 REDIS_SMALL_TALK = ("oO0Oo", "just started", "Configuration loaded", "Server initialized", "overcommit", "bye bye",
@@ -73,7 +75,7 @@ def manager_processes(plan: Plan) -> list[Process]:
     ]
     return [
         *([Process("redis", plan.redis, Stage.REDIS, REDIS_GRACE_S, REDIS_SMALL_TALK)] if plan.redis else []),
-        Process("gateway", _module("gunicorn", "-c", "python:app.servers.gateway"), Stage.GATEWAY, GRACE_S),
+        Process("gateway", _module("gunicorn", "-c", "python:app.servers.gateway"), Stage.GATEWAY, GATEWAY_GRACE_S),
         Process("web", _module("gunicorn", "-c", "python:app.servers.web"), Stage.WEB, GRACE_S),
         *jobs,
         Process("scheduler", _module("app.scheduler"), Stage.JOBS, GRACE_S),

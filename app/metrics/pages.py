@@ -1,10 +1,13 @@
 """The page of one host's measurements, and every host's newest values for Prometheus."""
 
+from datetime import timedelta
+
 from flask import Blueprint, Response, request, url_for
 from flask_babel import lazy_gettext as _l
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from app.kernel.access import PUBLIC, current_actor
+from app.kernel.clock import now
 from app.kernel.db import db
 from app.kernel.edges import page
 from app.kernel.htmx import render_part
@@ -40,7 +43,7 @@ def show_node_metrics(node_id: int) -> str:
     session = db.session()
     node = node_by_id(session, node_id)
     window, is_understood = _asked_window()
-    history = charted(session, node.id, window)
+    history, kept_days = charted(session, node.id, window), live_settings().metrics.detail_retention_days
     return render_part(
         "node-metrics",
         "metrics/_node_metrics.html",
@@ -54,6 +57,8 @@ def show_node_metrics(node_id: int) -> str:
         refresh_s=int(live_settings().ui.refresh_interval) if window.span else None,
         is_new=node.last_metrics_at is None and not history.times,
         resolution=RESOLUTION_NAMES[history.resolution],
+        lacks_parts=window.start < now() - timedelta(days=kept_days + 1),
+        parts_kept_days=kept_days,
         charts=node_charts(session, node, window, history),
         parts=queries.newest_detail(session, node.id),
     )

@@ -10,7 +10,7 @@ from app.kernel.api import ApiRoom, Listing
 from app.kernel.db import db
 from app.kernel.errors import Conflict, NotFound
 from app.kernel.paging import Page
-from app.nodes import actions, enrolment, grouping, queries
+from app.nodes import actions, enrolment, group_queries, grouping, queries
 from app.nodes.errors import NodeExists, NodeNotFound
 from app.nodes.install import install_command
 from app.nodes.models import EnrollmentToken, Node
@@ -186,7 +186,7 @@ def list_node_events(node_id: int, query: NodeEventQuery) -> Page[Event]:
     returns=Listing[GroupOut],
 )
 def list_groups(query: GroupQuery) -> dict[str, Any]:
-    found = queries.groups_page(db.session(), query)
+    found = group_queries.groups_page(db.session(), query)
     return {
         "total": found.total,
         "items": [_group(branch) for branch in found.items],
@@ -237,11 +237,11 @@ def delete_group(group_id: int) -> None:
 
 
 def _group_by_id(group_id: int) -> dict[str, Any]:
-    queries.group_by_id(db.session(), group_id)
-    return next(_group(branch) for branch in queries.group_tree(db.session()) if branch.group.id == group_id)
+    group_queries.group_by_id(db.session(), group_id)
+    return next(_group(branch) for branch in group_queries.group_tree(db.session()) if branch.group.id == group_id)
 
 
-def _group(branch: queries.Branch) -> dict[str, Any]:
+def _group(branch: group_queries.Branch) -> dict[str, Any]:
     shown = {name: getattr(branch.group, name) for name in GroupOut.model_fields if name != "node_count"}
     return shown | {"node_count": branch.total}
 

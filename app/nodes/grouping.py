@@ -8,8 +8,8 @@ from app.audit.actions import record
 from app.kernel.access import Actor, authorize
 from app.kernel.clock import now
 from app.kernel.errors import BadParameter, Conflict, FieldError
+from app.nodes.group_queries import group_by_id, smart_group_by_id
 from app.nodes.models import Node, NodeGroup, SavedView, SmartGroup
-from app.nodes.queries import group_by_id, smart_group_by_id
 from app.nodes.schemas import GroupIn, GroupUpdate, SmartGroupIn
 from app.nodes.selecting import is_below, selected
 

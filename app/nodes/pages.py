@@ -25,7 +25,7 @@ from app.kernel.htmx import render_part
 from app.kernel.i18n import time_zone
 from app.kernel.live_settings import live_settings
 from app.kernel.paging import Column, Page, lenient_query
-from app.nodes import actions, grouping, queries
+from app.nodes import actions, group_queries, grouping, queries
 from app.nodes.frame import node_tabs
 from app.nodes.models import Node
 from app.nodes.schemas import BulkForm, MaintenanceForm, NodeBulk, NodeOut, NodeQuery, ViewForm
@@ -83,10 +83,10 @@ def list_nodes() -> Any:
         columns=COLUMNS,
         list_query=urlencode(found.query, doseq=True),
         counts=queries.status_counts(session),
-        group_paths={group.id: group.path for group in queries.groups(session)},
+        group_paths={group.id: group.path for group in group_queries.groups(session)},
         selector_examples=EXAMPLES,
         versions=queries.daemon_versions(session),
-        views=queries.saved_views(session, current_actor().user_id or 0),
+        views=group_queries.saved_views(session, current_actor().user_id or 0),
         bulk=_bulk_buttons(),
         refresh_s=int(live_settings().ui.refresh_interval),
     )
@@ -238,7 +238,7 @@ def _change_page(action: str, form: Form[Any], chosen: _Chosen) -> str:
         form=form,
         chosen=chosen,
         listed=others if others > len(chosen.ids) else 0,
-        group_choices=[(group.id, group.path) for group in queries.groups(session)],
+        group_choices=[(group.id, group.path) for group in group_queries.groups(session)],
         known_tags=queries.all_tags(session) if action == "names" else (),
     )
 

@@ -17,7 +17,7 @@ from app.kernel.forms import Form, row_numbers
 from app.kernel.htmx import render_part
 from app.kernel.live_settings import live_settings
 from app.kernel.paging import Column, lenient_query
-from app.nodes import actions, enrolment, queries
+from app.nodes import actions, enrolment, group_queries, queries
 from app.nodes.install import instructions
 from app.nodes.schemas import NewNodeForm, NodeCreate, TokenForm, TokenIn, TokenQuery
 from app.shell import tell
@@ -45,7 +45,7 @@ def list_tokens() -> str:
         page=queries.enrollment_tokens(session, lenient_query(TokenQuery, request.args)),
         columns=COLUMNS,
         now=now(),
-        group_paths={group.id: group.path for group in queries.groups(session)},
+        group_paths={group.id: group.path for group in group_queries.groups(session)},
         waiting=queries.waiting_nodes(session),
     )
 
@@ -76,7 +76,7 @@ def _token_page(form: Form[Any]) -> str:
 
 def _choices() -> dict[str, Any]:
     session = db.session()
-    groups = [(group.id, group.path) for group in queries.groups(session)]
+    groups = [(group.id, group.path) for group in group_queries.groups(session)]
     return {"group_choices": groups, "known_tags": queries.all_tags(session)}
 
 

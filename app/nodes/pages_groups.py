@@ -11,7 +11,7 @@ from app.kernel.db import db
 from app.kernel.edges import page, see_other
 from app.kernel.forms import Form
 from app.kernel.paging import lenient_query
-from app.nodes import grouping, queries
+from app.nodes import group_queries, grouping
 from app.nodes.models import NodeGroup, SmartGroup
 from app.nodes.schemas import GroupIn, GroupUpdate, NodeQuery, SmartGroupIn
 from app.shell import tell
@@ -22,8 +22,10 @@ pages = Blueprint("groups", __name__)
 @page(pages, "/groups", permission="nodes.read")
 def list_groups() -> str:
     session = db.session()
-    smart = [(group, queries.selected_count(session, group.selector)) for group in queries.smart_groups(session)]
-    return render_template("nodes/groups.html", tree=queries.group_tree(session), smart=smart)
+    smart = [
+        (group, group_queries.selected_count(session, group.selector)) for group in group_queries.smart_groups(session)
+    ]
+    return render_template("nodes/groups.html", tree=group_queries.group_tree(session), smart=smart)
 
 
 @page(pages, "/groups/new", permission="groups.edit")
@@ -43,7 +45,7 @@ def create_group() -> Any:
 
 @page(pages, "/groups/<id:group_id>/edit", permission="groups.edit")
 def edit_group(group_id: int) -> str:
-    group = queries.group_by_id(db.session(), group_id)
+    group = group_queries.group_by_id(db.session(), group_id)
     return _group_page(group, Form({name: getattr(group, name) for name in GroupIn.model_fields}))
 
 
@@ -56,7 +58,7 @@ def update_group(group_id: int) -> Any:
         )
     )
     if saved is None:
-        return _group_page(queries.group_by_id(db.session(), group_id), form), 422
+        return _group_page(group_queries.group_by_id(db.session(), group_id), form), 422
     tell(_("The group %(name)s was saved.", name=saved.path))
     return see_other(url_for("groups.list_groups"))
 
@@ -64,21 +66,20 @@ def update_group(group_id: int) -> Any:
 def _group_page(group: NodeGroup | None, form: Form[Any]) -> str:
     """A group cannot be put below itself, so its own subtree is not offered."""
     own = f"{group.path}/" if group else None
-    parents = [
-        (one.id, one.path) for one in queries.groups(db.session()) if own is None or not f"{one.path}/".startswith(own)
-    ]
+    tree = group_queries.groups(db.session())
+    parents = [(one.id, one.path) for one in tree if own is None or not f"{one.path}/".startswith(own)]
     return render_template("nodes/group.html", group=group, form=form, parents=parents)
 
 
 @page(pages, "/groups/<id:group_id>/delete", permission="groups.delete")
 def confirm_delete_group(group_id: int) -> str:
-    group = queries.group_by_id(db.session(), group_id)
+    group = group_queries.group_by_id(db.session(), group_id)
     return render_template("nodes/group_delete.html", name=group.path, action=request.path, form=Form())
 
 
 @page(pages, "/groups/<id:group_id>/delete", permission="groups.delete", methods=("POST",))
 def delete_group(group_id: int) -> Any:
-    name = queries.group_by_id(db.session(), group_id).path
+    name = group_queries.group_by_id(db.session(), group_id).path
     return _deleted(name, lambda: grouping.delete_group(db.session(), current_actor(), group_id))
 
 
@@ -108,13 +109,13 @@ def create_smart_group() -> Any:
 
 @page(pages, "/groups/smart/<id:group_id>/edit", permission="groups.edit")
 def edit_smart_group(group_id: int) -> str:
-    group = queries.smart_group_by_id(db.session(), group_id)
+    group = group_queries.smart_group_by_id(db.session(), group_id)
     return _smart_page(group, Form({name: getattr(group, name) for name in SmartGroupIn.model_fields}))
 
 
 @page(pages, "/groups/smart/<id:group_id>/edit", permission="groups.edit", methods=("POST",))
 def update_smart_group(group_id: int) -> Any:
-    return _save_smart(queries.smart_group_by_id(db.session(), group_id))
+    return _save_smart(group_queries.smart_group_by_id(db.session(), group_id))
 
 
 def _save_smart(group: SmartGroup | None) -> AnyResponse | tuple[str, int]:
@@ -122,7 +123,7 @@ def _save_smart(group: SmartGroup | None) -> AnyResponse | tuple[str, int]:
     group_id = group.id if group else None
     saved = form.submit(lambda values: grouping.save_smart_group(db.session(), current_actor(), values, group_id))
     if saved is None:
-        return _smart_page(queries.smart_group_by_id(db.session(), group_id) if group_id else None, form), 422
+        return _smart_page(group_queries.smart_group_by_id(db.session(), group_id) if group_id else None, form), 422
     tell(_("The smart group %(name)s was saved.", name=saved.name))
     return see_other(url_for("groups.list_groups"))
 
@@ -133,11 +134,11 @@ def _smart_page(group: SmartGroup | None, form: Form[Any]) -> str:
 
 @page(pages, "/groups/smart/<id:group_id>/delete", permission="groups.delete")
 def confirm_delete_smart_group(group_id: int) -> str:
-    group = queries.smart_group_by_id(db.session(), group_id)
+    group = group_queries.smart_group_by_id(db.session(), group_id)
     return render_template("nodes/group_delete.html", name=group.name, action=request.path, form=Form())
 
 
 @page(pages, "/groups/smart/<id:group_id>/delete", permission="groups.delete", methods=("POST",))
 def delete_smart_group(group_id: int) -> Any:
-    name = queries.smart_group_by_id(db.session(), group_id).name
+    name = group_queries.smart_group_by_id(db.session(), group_id).name
     return _deleted(name, lambda: grouping.delete_smart_group(db.session(), current_actor(), group_id))

@@ -19,7 +19,7 @@ from app.kernel.forms import Form
 from app.kernel.htmx import fragment_of
 from app.kernel.live_settings import live_settings
 from app.kernel.paging import lenient_query
-from app.nodes import actions, queries
+from app.nodes import actions, group_queries, queries
 from app.nodes.models import EnrollmentToken, Node
 from app.nodes.pages import maintenance_end
 from app.nodes.schemas import MaintenanceForm, NodeForm, NodeUpdate
@@ -57,7 +57,7 @@ def save(node_id: int) -> Any:
 
 def _edit_page(node: Node, form: Form[Any]) -> str:
     session = db.session()
-    groups = [(group.id, group.path) for group in queries.groups(session)]
+    groups = [(group.id, group.path) for group in group_queries.groups(session)]
     return render_template(
         "nodes/edit.html", node=node, form=form, group_choices=groups, known_tags=queries.all_tags(session)
     )

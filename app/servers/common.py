@@ -23,6 +23,8 @@ HEADER_FIELDS = 64
 HEADER_BYTES = 8190
 BACKLOG = 2048
 GRACE_S = 8
+GATEWAY_GRACE_S = 20
+"""At most; to answer ten thousand held requests takes seconds of computing."""
 HUNG_AFTER_S = 60
 SOCKET_UMASK = 0o117
 """A Unix socket is for us and our group, which a proxy may belong to."""

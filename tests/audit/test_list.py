@@ -3,9 +3,10 @@
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import islice
+from time import perf_counter
 from typing import Any
 from urllib.parse import quote
 
@@ -282,3 +283,19 @@ def test_a_download_ends_where_the_log_ended_when_it_began(log: Flask, monkeypat
         seen += [row.id for rows in chunks for row in rows]
         session.rollback()
     assert seen == list(range(1, ROWS + 1))
+
+
+def test_a_long_download_lets_others_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(queries, "SPELL_S", 0.002)
+    monkeypatch.setattr(queries.time, "sleep", pauses.append)
+
+    def slow_rows() -> Iterator[int]:
+        for number in range(20):
+            ends = perf_counter() + 0.001
+            while perf_counter() < ends:
+                pass
+            yield number
+
+    assert list(queries.taking_turns(slow_rows())) == list(range(20))
+    assert len(pauses) >= 5

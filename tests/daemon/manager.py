@@ -285,7 +285,7 @@ class FakeManager:
             node.challenge = secrets.token_hex(8)
             raise Refusal(errors.CONFLICT, errors.CHALLENGE, challenge=node.challenge)
         is_restarted = message.machine.boot_id == node.boot_id and message.instance_id != node.instance
-        if message.lease == node.lease or is_restarted:
+        if node.lease is None or message.lease == node.lease or is_restarted:
             node.previous_lease = node.lease
         elif message.lease != node.previous_lease:
             node.is_copy = True

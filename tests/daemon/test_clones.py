@@ -1,6 +1,7 @@
 """Two machines with one identity part ways; one machine on a bad day stays one."""
 
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,9 +9,9 @@ import pytest
 
 from daemon.connection import Refused
 from protocol.codec import encode
-from protocol.errors import CHALLENGE
+from protocol.errors import CHALLENGE, FORBIDDEN, REJECTED
 from tests.daemon.host import MACHINE, Host
-from tests.daemon.manager import FakeManager
+from tests.daemon.manager import FakeManager, Refusal
 from tests.daemon.processes import wait_for
 
 OTHER = MACHINE._replace(boot_id="boot-2", hardware_id="c" * 64)
@@ -77,6 +78,42 @@ def test_a_template_that_two_machines_boot_from_is_found(
     wait_for(lambda: len(manager.nodes) == 2, "an identity of its own for one of them")
     names = {one.identity.node.node_uuid, two.identity.node.node_uuid}  # type: ignore[union-attr]
     wait_for(lambda: len({h.identity.node.node_uuid for h in (one, two)}) == 2, f"two names, not {names}")  # type: ignore[union-attr]
+
+
+def test_a_copy_that_is_rejected_does_not_insist(
+    host: Host, manager: FakeManager, new_host: Callable[..., Host], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daemon.link.WIRE_RETRY_S", 0.3)
+    host.start()
+    checked_in(host, 2)
+    copied(host, tmp_path / "copy")
+    checked_in(host, 2)
+
+    def reject() -> None:
+        raise Refusal(FORBIDDEN, REJECTED)
+
+    manager.faults["enroll"] = reject
+    copy = new_host("copy", machine=OTHER).start()
+    wait_for(lambda: manager.paths().count("enroll") >= 3, "tries")
+    requests = {body for body in manager.bodies if b"csr_pem" in body}
+    assert len(requests) >= 3
+    checked_in(host)
+    assert copy.identity.node is not None
+    assert len(manager.nodes) == 1
+
+
+def test_a_host_that_waits_for_approval_does_not_hurry(manager: FakeManager, new_host: Callable[..., Host]) -> None:
+    manager.needs_approval = True
+    host = new_host()
+    host.identity.begin(manager.url, manager.authority.pem, "join-me", False)
+    host.start()
+    wait_for(lambda: manager.paths().count("enroll") >= 1, "the request")
+    for _ in range(5):
+        host.link.check_in_now()
+    wait_for(lambda: host.identity.pending is not None and host.identity.pending.ticket, "the ticket")
+    begun, count = time.monotonic(), manager.paths().count("enroll")
+    wait_for(lambda: manager.paths().count("enroll") >= count + 2, "two more")
+    assert time.monotonic() - begun > 0.8
 
 
 def test_a_restart_is_no_clone(host: Host, manager: FakeManager) -> None:

@@ -62,17 +62,16 @@ def test_it_does_not_run_wild_while_the_manager_is_away(
     slow: Host, manager: FakeManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("daemon.backoff.LEAST_S", 0.2)
-    manager.faults["live"] = drop
-    slow.sampler.use(10.0, 600.0)
-    slow.sampler.watch_until(manager.text(60))
-    slow.sampler.start()
-    deadline = time.monotonic() + 4
+    slow.takes_s = 1.5
+    manager.send("ping", {})
+    wait_for(lambda: manager.node.reports and slow.link.is_holding, "the acceptance")
+    manager.faults["commands/reports"] = drop
+    wait_for(lambda: slow.ran and slow.link.is_holding and slow.outbox.has_work(), "a result that waits")
+    deadline = time.monotonic() + 3
     while time.monotonic() < deadline:
         slow.courier.nudge()
         time.sleep(0.005)
-    tries = manager.paths().count("live")
-    slow.sampler.stop(5)
-    assert 1 <= tries <= 25
+    assert 3 <= manager.paths().count("commands/reports") <= 25
 
 
 def test_stopping_ends_it(slow: Host, manager: FakeManager, new_host: Callable[..., Host]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon.manager import FakeManager
+from tests.daemon.manager import Drop, FakeManager
 from tests.daemon.processes import DaemonProcess, environment, wait_for
 
 # Fault tests repeat once by default, 50 times in a night.
@@ -83,6 +83,23 @@ def test_a_killed_daemon_loses_no_measurement_and_is_no_clone(manager: FakeManag
     assert manager.node.checkins[-1].dropped.points == 0
 
 
+@pytest.mark.fault
+def test_a_killed_daemon_tells_its_results_when_it_is_back(manager: FakeManager, enrolled: DaemonProcess) -> None:
+    def drop() -> None:
+        raise Drop
+
+    manager.faults["commands/reports"] = drop
+    enrolled.start()
+    wait_for(lambda: manager.node.polls >= 1, "a held poll")
+    command = manager.send("ping", {"echo": "kept"})
+    wait_for(lambda: manager.paths().count("commands/reports") >= 2, "tries")
+    enrolled.stop(signal.SIGKILL)
+    manager.faults.clear()
+    enrolled.start()
+    result = wait_for(lambda: manager.node.result(command), "the result")
+    assert result.data["echo"] == "kept"
+
+
 def test_sighup_reads_the_settings_again(manager: FakeManager, enrolled: DaemonProcess, tmp_path: Path) -> None:
     config = tmp_path / "daemon.yaml"
     config.write_text("log: {format: text}\n")
@@ -138,7 +155,8 @@ def test_live_mode_sends_a_sample_a_second_until_nobody_looks(manager: FakeManag
 
 
 def test_it_fits_in_thirty_megabytes_with_its_link_up(manager: FakeManager, enrolled: DaemonProcess) -> None:
-    process = enrolled.start()
+    # A coverage run would measure itself.
+    process = enrolled.start(COVERAGE_PROCESS_START="", COVERAGE_PROCESS_CONFIG="")
     wait_for(lambda: manager.node.points and manager.node.polls >= 2, "the link")
     lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
     rss_kib = next(int(line.split()[1]) for line in lines if line.startswith("Rss:"))

@@ -469,6 +469,25 @@ def test_a_reader_waits_for_whoever_has_the_file_for_himself(sqlite: Engine, fil
     thread.join()
 
 
+def test_a_connection_that_is_kept_gives_its_turn_back_between_transactions(
+    sqlite: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with sqlite.connect() as connection:
+        for end in (connection.commit, connection.rollback):
+            connection.execute(text("UPDATE counters SET n = n"))
+            end()
+            assert_free(sqlite, monkeypatch)
+
+
+def test_a_connection_that_is_kept_gives_its_turn_back_when_it_waited_in_vain(
+    sqlite: Engine, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with sqlite.connect() as connection:
+        with held(file), impatient(monkeypatch), pytest.raises(DatabaseAway):
+            connection.begin()
+        assert_free(sqlite, monkeypatch)
+
+
 def test_a_connection_that_was_lost_may_begin_again(sqlite: Engine) -> None:
     """It never came back to the pool meanwhile, and must not wait for itself."""
     with sqlite.connect() as connection:

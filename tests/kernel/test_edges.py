@@ -93,7 +93,14 @@ def test_a_strange_request_id_is_replaced(client: FlaskClient, given: str) -> No
 
 @pytest.mark.parametrize("name", ["X-Anything", "Cookie", "User-Agent", "Referer", "Accept", "If-None-Match", "Range"])
 def test_huge_headers_are_no_trouble(client: FlaskClient, name: str) -> None:
-    for value in ("x" * 100_000, "a=" + "b" * 100_000, "\xff" * 1000, ";=,\"'" * 1000):
+    client = client.application.test_client(use_cookies=False)
+    for value in (
+        "x" * 100_000,
+        "ops_session=" + "b" * 100_000,
+        "ops_session=\xff\xff",
+        "\xff" * 1000,
+        ";=,\"'" * 1000,
+    ):
         assert client.get("/login", headers={name: value}).status_code == 200
         assert client.get("/api/v1/health", headers={name: value}).status_code == 200
 

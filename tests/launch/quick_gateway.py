@@ -6,7 +6,7 @@ from app.servers import common
 
 common.FIRST_BYTE_S = float(os.environ.get("QUICK_FIRST_BYTE", "1"))
 common.IDLE_S = 4.0
-common.GRACE_S = 4
+common.GATEWAY_GRACE_S = 10
 
 from app.servers.gateway import *  # noqa: E402, F403
 

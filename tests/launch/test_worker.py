@@ -85,7 +85,7 @@ def run(app: Flask, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> Run:
         job = open_queue(redis).enqueue_call(
             worker.run_job.__module__ + ".run_job", args=(PROBE, *arguments), timeout=timeout
         )
-        worker.Worker(app, redis, stop).work()
+        worker.Worker(app, redis, stop).run()
         return Job.fetch(job.id, redis, serializer=JSONSerializer)
 
     return run_one
@@ -210,7 +210,7 @@ def test_what_cannot_be_read_ends_no_worker(app, redis, caplog):
     open_queue(redis).enqueue_call("app.worker.run_job", args=(PROBE,))
     people_jobs.probe = lambda: setattr(stop, "is_set", True)
     try:
-        worker.Worker(app, redis, stop).work()
+        worker.Worker(app, redis, stop).run()
     finally:
         del people_jobs.probe
     assert stop.is_set
@@ -315,7 +315,7 @@ def test_no_job_is_lost_or_run_twice_by_stopping(start, redis):
     count, process = 300, None
     for number in range(count):
         push(redis, "quick", number)
-    for _ in range(4):
+    for _ in range(2):
         before = len(process.lines()) if process else 0
         process = start()
         wait_for(lambda was=before, now=process: len(now.lines()) > was, 30, "some jobs")

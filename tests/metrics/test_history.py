@@ -4,11 +4,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, update
 
 from app.kernel.clock import now
-from app.kernel.db import db
-from app.metrics.models import FIVE_MINUTES_MS, HOUR_MS, VALUES, epoch_ms, moment_of
+from app.kernel.db import db, in_transaction
+from app.metrics.models import FIVE_MINUTES_MS, HOUR_MS, VALUES, RollUpProgress, epoch_ms, moment_of
 from app.metrics.queries import (
     RAW,
     details,
@@ -118,6 +118,15 @@ def test_the_bucket_that_holds_the_beginning_belongs_to_it():
     roll_up_all(NOON + HOUR)
     history = series(db.session(), node_id, NOON + 7 * MINUTE, NOON + 9 * MINUTE, "5m")
     assert moments(history.times) == at_noon_plus(5)
+
+
+def test_no_bucket_comes_twice_when_the_roll_up_has_to_start_again():
+    node_id, session = make_node(), db.session()
+    store_every_minute(node_id, NOON, 20)
+    roll_up_all(NOON + HOUR)
+    back = update(RollUpProgress).values(until=epoch_ms(NOON + 5 * MINUTE))
+    in_transaction(session, lambda: session.execute(back))
+    assert moments(series(session, node_id, NOON, NOON + HOUR, "5m").times) == at_noon_plus(0, 5, 10, 15)
 
 
 def test_a_hole_stays_a_hole():

@@ -145,6 +145,21 @@ def test_the_tables_tell_of_the_newest_parts(sqlite_app: Flask, sqlite_browser: 
         assert words in html, words
 
 
+def test_it_says_which_points_these_are_and_what_is_not_kept_for_so_long(
+    sqlite_app: Flask, sqlite_browser: FlaskClient
+):
+    with sqlite_app.app_context():
+        node_id = make_node(last_metrics_at=now())
+    for span, words, lacks_parts in (
+        ("24h", "every measurement", False),
+        ("7d", "means over five minutes", False),
+        ("90d", "means over an hour", True),
+    ):
+        html = page(sqlite_browser, f"/nodes/{node_id}/metrics?range={span}")
+        assert words in html
+        assert ("are kept for 7 days" in html) == lacks_parts
+
+
 def test_without_a_card_there_is_no_table_of_cards(sqlite_app: Flask, sqlite_browser: FlaskClient):
     with sqlite_app.app_context():
         node_id = make_node(last_metrics_at=now())

@@ -253,6 +253,26 @@ def test_a_group_is_itself_and_what_is_below_it(context: Flask, text: str, expec
     assert set(db.session.scalars(select(Node.hostname).where(selected(text)))) == expected
 
 
+VERSIONED = {
+    "version<1.4.2": {"1.4.0", "1.4.2-rc.1"},
+    "version<=1.4.2": {"1.4.0", "1.4.2-rc.1", "1.4.2"},
+    "version>1.4.2": {"1.10.0"},
+    "version>=1.4.2": {"1.4.2", "1.10.0"},
+    "version=1.4": {"1.4.0"},
+    "version!=1.4": {"1.4.2-rc.1", "1.4.2", "1.10.0"},
+    "version in (1.4, v1.10.0+build)": {"1.4.0", "1.10.0"},
+    "version notin (1.4, 1.10.0)": {"1.4.2-rc.1", "1.4.2"},
+    "!version>1.4.2": {"1.4.0", "1.4.2-rc.1", "1.4.2", "", "strange"},
+}
+
+
+def test_versions_are_compared_as_versions_and_hosts_without_one_are_in_no_comparison(context: Flask) -> None:
+    for version in ("1.4.0", "1.4.2-rc.1", "1.4.2", "1.10.0", "", "strange"):
+        make_node(f"v{version}", version=version)
+    for text, expected in VERSIONED.items():
+        assert set(db.session.scalars(select(Node.daemon_version).where(selected(text)))) == expected, text
+
+
 @pytest.mark.parametrize(
     ("text", "column", "expected"),
     [
@@ -319,7 +339,17 @@ def test_a_quoted_word_is_read_back(text: str) -> None:
 
 
 def test_versions_sort_as_semver_says() -> None:
-    ordered = ["1.0.0-alpha", "1.0.0-alpha.1", "1.0.0-alpha.beta", "1.0.0-beta", "1.0.0-beta.2", "1.0.0-beta.11"]
+    ordered = [
+        "1.0.0-1",
+        "1.0.0-20",
+        "1.0.0--x",
+        "1.0.0-alpha",
+        "1.0.0-alpha.1",
+        "1.0.0-alpha.beta",
+        "1.0.0-beta",
+        "1.0.0-beta.2",
+        "1.0.0-beta.11",
+    ]
     ordered += ["1.0.0-rc.1", "1.0.0", "1.2.0", "1.10.0", "2.0.0"]
     keys = [sortable_version(version) or "" for version in ordered]
     assert keys == sorted(keys)
