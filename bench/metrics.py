@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from flask import Flask
 from flask_migrate import upgrade
-from sqlalchemy import Table, insert, select, text, update
+from sqlalchemy import Table, insert, select, text
 
 from app.factory import create_app
 from app.kernel.clock import now
@@ -51,6 +51,8 @@ from tests.services import MariaDb
 
 CHUNK = 5000
 VALUES_OF_A_HOST = (12.5, 50.0, 2**33, 2**34, 2**20, 75.5, 2**39, 1000.5, 2000.5, 0.5, 0.25, 0.125, 120, 40)
+READ_HOST = text("SELECT id, status, lease FROM nodes WHERE id = :host")
+CHANGE_HOST = text("UPDATE nodes SET last_cpu_usage = :usage WHERE id = :host")
 chance = random.Random(1)
 
 
@@ -149,10 +151,10 @@ def checkins(node_ids: Sequence[int], times: int) -> None:
         batch, node_id = next(told), chance.choice(node_ids)
 
         def take() -> None:
-            session.execute(select(Node.id, Node.status, Node.lease).where(Node.id == node_id)).one()
+            session.execute(READ_HOST, {"host": node_id}).one()
             stored = actions.store_batches(session, node_id, (batch,), now())
             assert stored.newest is not None
-            session.execute(update(Node).where(Node.id == node_id).values(last_cpu_usage=stored.newest.cpu_usage))
+            session.execute(CHANGE_HOST, {"host": node_id, "usage": stored.newest.cpu_usage})
 
         in_transaction(session, take)
 

@@ -9,8 +9,8 @@ from daemon.backoff import Backoff
 from daemon.clock import Clock
 from daemon.connection import Connection, LinkDown, Refused
 from daemon.identity import IdentityError
-from daemon.link import Link, send_reports
-from daemon.outbox import Outbox
+from daemon.link import Link
+from daemon.outbox import Outbox, send_reports
 from daemon.sampling import Sampler
 from protocol.codec import encode
 from protocol.errors import CHECKIN_FIRST, ProtocolError

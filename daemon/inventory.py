@@ -54,8 +54,6 @@ class InventoryReader:
         self._server_url = server_url
         self._kept: Inventory | None = None
         self._read_at = 0.0
-        # Derived from two clocks that drift; read once, so that the hash stays.
-        self._boot_time = to_text(system.wall() - system.boottime(), 0)
 
     def read(self) -> Inventory:
         """The inventory, at most an hour old."""
@@ -89,7 +87,7 @@ class InventoryReader:
             disks=tuple(self._disks()[:PARTS]),
             python_version=".".join(str(part) for part in sys.version_info[:3]),
             daemon_version=VERSION,
-            boot_time=self._boot_time,
+            boot_time=self._boot_time(),
             virtualization=self._virtualization(),
             cloud=self._cloud(),
             timezone=self._timezone(),
@@ -177,6 +175,13 @@ class InventoryReader:
                 rotational = self._kernel.text_or_empty(f"{base}/queue/rotational")
                 found.append(Disk(name[:128], int(size) * 512, model, {"1": True, "0": False}.get(rotational)))
         return found
+
+    def _boot_time(self) -> str | None:
+        """The kernel's own figure, which does not waver from start to start as the difference of two clocks does."""
+        for line in self._kernel.text(f"{self._kernel.proc}/stat").splitlines():
+            if line.startswith("btime ") and line[6:].isdigit():
+                return to_text(int(line[6:]), 0)
+        return None
 
     def _virtualization(self) -> str | None:
         container = self._kernel.text_or_empty("/run/systemd/container")

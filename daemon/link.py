@@ -14,11 +14,11 @@ from daemon.connection import Connection, LinkDown, Refused
 from daemon.credentials import Credentials, EnrolmentEnded
 from daemon.identity import IdentityError, Pending
 from daemon.intake import Intake
-from daemon.outbox import Outbox
+from daemon.outbox import Outbox, send_reports
 from daemon.system import System
 from protocol.checkin import CheckInAnswer, parse_checkin_answer
 from protocol.codec import encode
-from protocol.commands import Poll, PollAnswer, Report, Reports, parse_poll_answer, parse_reports_answer
+from protocol.commands import Poll, PollAnswer, parse_poll_answer
 from protocol.enrolment import EnrollPending
 from protocol.errors import (
     BODY_TOO_LARGE,
@@ -361,27 +361,3 @@ class Link:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
-
-
-def send_reports(connection: Connection, outbox: Outbox, clock: Clock, reports: list[Report]) -> None:
-    """Send what the caller has claimed; it is settled, or released for the next try."""
-    try:
-        _, fields = connection.post("commands/reports", encode(Reports(tuple(reports))))
-        answer = parse_reports_answer(fields)
-        if len(answer.results) != len(reports):
-            raise ProtocolError("results", f"must have {len(reports)} items")
-    except Refused as error:
-        if error.refusal.reason in (INVALID_FIELD, BODY_TOO_LARGE) and outbox.narrow():
-            log.error(  # noqa: TRY400
-                "the Manager does not understand a report, which is dropped: %s", error.refusal.message
-            )
-        outbox.release()
-        raise
-    except BaseException:
-        outbox.release()
-        raise
-    clock.learn_text(answer.server_time)
-    for outcome in answer.results:
-        if not outcome.ok:
-            log.warning("the Manager does not take a report (%s): %s", outcome.type, outcome.reason)
-    outbox.settle()

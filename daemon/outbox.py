@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 
+from daemon.clock import Clock
+from daemon.connection import Connection, Refused
 from daemon.journal import Journal
-from protocol.commands import Output, Report, Result
+from protocol.codec import encode
+from protocol.commands import Output, Report, Reports, Result, parse_reports_answer
+from protocol.errors import BODY_TOO_LARGE, INVALID_FIELD, ProtocolError
 from protocol.limits import REPORTS
 
 CLAIM_BYTES = 512 * 1024
+
+log = logging.getLogger("daemon.outbox")
 
 
 class Outbox:
@@ -79,6 +86,30 @@ class Outbox:
 
         with self._changed:
             self._changed.wait_for(are_here, timeout_s)
+
+
+def send_reports(connection: Connection, outbox: Outbox, clock: Clock, reports: list[Report]) -> None:
+    """Send what the caller has claimed; it is settled, or released for the next try."""
+    try:
+        _, fields = connection.post("commands/reports", encode(Reports(tuple(reports))))
+        answer = parse_reports_answer(fields)
+        if len(answer.results) != len(reports):
+            raise ProtocolError("results", f"must have {len(reports)} items")
+    except Refused as error:
+        if error.refusal.reason in (INVALID_FIELD, BODY_TOO_LARGE) and outbox.narrow():
+            log.error(  # noqa: TRY400
+                "the Manager does not understand a report, which is dropped: %s", error.refusal.message
+            )
+        outbox.release()
+        raise
+    except BaseException:
+        outbox.release()
+        raise
+    clock.learn_text(answer.server_time)
+    for outcome in answer.results:
+        if not outcome.ok:
+            log.warning("the Manager does not take a report (%s): %s", outcome.type, outcome.reason)
+    outbox.settle()
 
 
 def _weight(report: Report) -> int:

@@ -19,6 +19,7 @@ from app.factory import create_app
 from app.kernel.access import MATRIX, PUBLIC, Actor, Role, may
 from app.kernel.db import Base, db, in_transaction
 from app.kernel.edges import is_for_programs, page
+from app.link.models import Presence
 from app.people import actions
 from app.people.identity import COOKIE
 from app.people.models import User, UserSession
@@ -262,11 +263,12 @@ def test_every_form_wants_its_token(applications: Applications) -> None:
 
 
 def contents(app: Flask) -> dict[str, list[tuple[Any, ...]]]:
-    """Every row of every table."""
+    """Every row of every table, but for the one that gateways of other tests keep writing while they stand."""
     with app.app_context():
         return {
             table.name: [tuple(row) for row in db.session.execute(text(f"SELECT * FROM {table.name}"))]
             for table in Base.metadata.sorted_tables
+            if table.name != Presence.__tablename__
         }
 
 

@@ -43,7 +43,7 @@ from app.kernel.errors import (
 from app.kernel.htmx import page_around_fragment, vary_by_htmx, wants_fragment
 from app.kernel.live_settings import live_settings
 from app.kernel.logs import log_context
-from app.kernel.ratelimit import count
+from app.kernel.ratelimit import count, neighbourhood
 
 log = logging.getLogger(__name__)
 View = TypeVar("View", bound=Callable[..., Any])
@@ -304,9 +304,10 @@ def _request_id(given: str | None) -> str:
 
 def _count_request(actor: Actor) -> None:
     limits = live_settings().server.rate_limit
-    checks = [(f"anonymous:{actor.ip}", limits.anonymous)]
+    address = neighbourhood(actor.ip)
+    checks = [(f"anonymous:{address}", limits.anonymous)]
     if actor.is_signed_in:
-        checks = [(f"address:{actor.ip}", limits.per_address), (f"user:{actor.user_id}", limits.per_user)]
+        checks = [(f"address:{address}", limits.per_address), (f"user:{actor.user_id}", limits.per_user)]
     for key, most in checks:
         usage = count(key, 60)
         if usage.count > most:

@@ -1,5 +1,6 @@
 """Counting requests and failures in fixed windows: in Redis for all processes, while it is away each alone."""
 
+import ipaddress
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -45,6 +46,17 @@ class LocalCounters:
 
     def forget(self, key: str) -> None:
         self._counts.pop(key, None)
+
+
+def neighbourhood(address: str) -> str:
+    """What an address counts as: with IPv6 its /64, since whoever has one address there has all of them."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(found, ipaddress.IPv6Address):
+        return str(found.ipv4_mapped or ipaddress.ip_network((int(found) >> 64 << 64, 64)))
+    return address
 
 
 def count(key: str, window_s: int, by: int = 1) -> Usage:

@@ -34,13 +34,16 @@ MOST_CARDS = 12
 VERSIONS_SHOWN = 6
 STATE_WORDS = {"ok": _l("fine"), "warn": _l("high"), "bad": _l("very high"), "off": _l("offline")}
 GAP_S = 900
+NEW = timedelta(hours=3)
+"""So young a host has nothing to show for a whole day."""
 WITH_HOST = Markup("<b>{}</b> {}")
 
 
 @page(pages, "/dashboard", permission="nodes.read")
 def dashboard() -> str:
-    session, hours = db.session(), _trend_hours()
-    board = queries.dashboard(session, hours)
+    session, asked = db.session(), _trend_hours()
+    board = queries.dashboard(session, asked or 24)
+    hours = asked or _usual_hours(board.resource_trend)
     fleet = queries.fleet_map(session)
     return render_part(
         "dashboard",
@@ -49,7 +52,7 @@ def dashboard() -> str:
         board=board,
         fleet=fleet,
         cells=[] if len(fleet.hosts) <= MOST_CARDS else _cells(fleet.hosts),
-        address=url_for("overview.dashboard", hours=hours if hours != 24 else None),
+        address=url_for("overview.dashboard", hours=asked),
         trend=_trend(board.resource_trend, hours),
         trend_hours=[
             {"href": url_for("overview.dashboard", hours=one), "label": label, "current": one == hours}
@@ -66,9 +69,16 @@ def dashboard() -> str:
     )
 
 
-def _trend_hours() -> int:
-    hours = request.args.get("hours", 24, type=int)
-    return hours if hours in TREND_HOURS else 24
+def _trend_hours() -> int | None:
+    hours = request.args.get("hours", type=int)
+    return hours if hours in TREND_HOURS else None
+
+
+def _usual_hours(points: Sequence[FleetPoint]) -> int:
+    """A day; while there is less than that to show, the shortest."""
+    shortest = min(TREND_HOURS)
+    is_new = not points or moment_of(points[0].ts) > now() - timedelta(hours=shortest)
+    return shortest if is_new else 24
 
 
 def _cells(hosts: Sequence[queries.Host]) -> list[Cell]:
@@ -152,22 +162,24 @@ def feed(events: Sequence[Any], *, with_host: bool = True) -> list[dict[str, Any
 def show_node(node_id: int) -> str:
     session = db.session()
     node = node_by_id(session, node_id)
+    hours = 1 if now() - node.created_at < NEW else 24
     return render_part(
         "node-overview",
         "overview/_node.html",
         "overview/node.html",
         node=node,
         parts=newest_detail(session, node_id) if may(current_actor(), "metrics.read") else None,
-        chart=_node_chart(node),
+        hours=hours,
+        chart=_node_chart(node, hours),
         events=feed(recent_events(session, 8, node_id), with_host=False),
         refresh_s=int(live_settings().ui.refresh_interval),
     )
 
 
-def _node_chart(node: Node) -> Chart:
+def _node_chart(node: Node, hours: int) -> Chart:
     end = now()
-    start = end - timedelta(hours=24)
-    history = series(db.session(), node.id, start, end, "5m")
+    start = end - timedelta(hours=hours)
+    history = series(db.session(), node.id, start, end, "raw" if hours == 1 else "5m")
     lines = ((_("CPU"), "cpu_usage"), (_("Memory"), "memory_usage"), (_("Disk"), "disk_usage"))
     drawn = [
         Series(
@@ -177,8 +189,8 @@ def _node_chart(node: Node) -> Chart:
         )
         for name, key in lines
     ]
-    label = _("CPU, memory and disk of %(name)s", name=node.hostname)
-    return build_chart(drawn, start, end, "percent", ZoneInfo(time_zone()), label=label, height=180, gap_s=GAP_S)
+    label, zone = _("CPU, memory and disk of %(name)s", name=node.hostname), ZoneInfo(time_zone())
+    return build_chart(drawn, start, end, "percent", zone, label=label, height=180, gap_s=GAP_S)
 
 
 @page(pages, "/search", permission="nodes.read")

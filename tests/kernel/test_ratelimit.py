@@ -9,7 +9,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from app.kernel import ratelimit
 from app.kernel.context import ops
-from app.kernel.ratelimit import LocalCounters, Usage, count
+from app.kernel.ratelimit import LocalCounters, Usage, count, neighbourhood
 from tests.factories import Api, api_as, make_user
 from tests.variants import MakeApp
 
@@ -46,6 +46,29 @@ def test_strangers_of_one_address_have_a_limit_of_their_own(limited: Flask) -> N
     assert 1 <= int(refused.headers["Retry-After"]) <= 60
     other = client.get("/api/v1/health", environ_overrides={"REMOTE_ADDR": "192.0.2.2"})
     assert other.status_code == 200
+
+
+def test_all_addresses_of_one_ipv6_network_count_as_one(limited: Flask) -> None:
+    client = limited.test_client()
+    codes = [
+        client.get("/api/v1/health", environ_overrides={"REMOTE_ADDR": f"2001:db8:1:2::{number:x}"}).status_code
+        for number in range(11)
+    ]
+    assert codes == [200] * 10 + [429]
+    other = client.get("/api/v1/health", environ_overrides={"REMOTE_ADDR": "2001:db8:1:3::1"})
+    assert other.status_code == 200
+
+
+def test_an_address_counts_as_its_neighbourhood() -> None:
+    addresses = ("192.0.2.1", "::ffff:192.0.2.1", "2001:db8::1", "2001:DB8:0:0:ffff::", "local", "")
+    assert [neighbourhood(address) for address in addresses] == [
+        "192.0.2.1",
+        "192.0.2.1",
+        "2001:db8::/64",
+        "2001:db8::/64",
+        "local",
+        "",
+    ]
 
 
 def test_a_user_has_a_limit_wherever_he_comes_from_and_others_are_not_touched(limited: Flask) -> None:

@@ -121,6 +121,8 @@ def test_a_view_is_saved_shown_replaced_and_forgotten_by_its_owner(app: Flask, c
         vera, "/nodes/views", {"name": "mine", "query": "status=offline&colour=red&sort=-cpu_usage"}, page="/nodes"
     )
     assert saved.headers["Location"] == "/nodes?sort=-cpu_usage&status=offline"
+    with app.app_context():
+        assert db.session.query(SavedView.query).scalar() == "sort=-cpu_usage&status=offline"
     again = submit(vera, "/nodes/views", {"name": "mine", "query": "status=online"}, page="/nodes")
     assert again.headers["Location"] == "/nodes?status=online"
     assert 'href="/nodes?status=online">mine</a>' in vera.get("/nodes").text

@@ -152,5 +152,24 @@ def test_the_means_are_of_now_or_not_there(app: Flask, cast: dict[str, Api]) -> 
     assert "memory 44.4 % · disk 55.5 %" in html
 
 
+def test_the_trend_is_of_a_day_once_there_is_that_much(app: Flask, cast: dict[str, Api]) -> None:
+    def shown() -> str:
+        html = visit(app, "vera").get("/dashboard").text
+        return html.split('aria-current="true">')[1].split("<")[0]
+
+    with app.app_context():
+        make_node()
+        db.session.add(FleetPoint(ts=epoch_ms(now() - timedelta(hours=5)), nodes=1, cpu_usage=1.0))
+        db.session.commit()
+    assert shown() == "6 h"
+    with app.app_context():
+        db.session.add(FleetPoint(ts=epoch_ms(now() - timedelta(hours=7)), nodes=1, cpu_usage=1.0))
+        db.session.commit()
+    assert shown() == "24 h"
+    html = visit(app, "vera").get("/dashboard?hours=168").text
+    assert 'aria-current="true">7 d<' in html
+    assert 'hx-get="/dashboard?hours=168"' in html
+
+
 def test_home_is_the_dashboard(app: Flask, cast: dict[str, Api]) -> None:
     assert visit(app, "vera").get("/").headers["Location"] == "/dashboard"

@@ -69,20 +69,33 @@ def test_what_is_not_known_is_a_dash_and_no_error(app: Flask, cast: dict[str, Ap
         node_id = make_node("bare", status="unknown")
     html = visit(app, "vera").get(f"/nodes/{node_id}").text
     assert "not heard yet" in html
-    assert "No measurements in the last 24 hours." in html
+    assert "No measurements in this time." in html
     assert "never" in html
 
 
 def test_the_last_day_is_drawn(app: Flask, cast: dict[str, Api]) -> None:
     with app.app_context():
-        node_id = make_node("web-1")
+        node_id = make_node("web-1", created_at=now() - timedelta(days=2))
         start = epoch_ms(now())
         rows = [{"node_id": node_id, "ts": start - 60_000 * n, "cpu_usage": 42.0} for n in range(1, 120)]
         db.session.execute(POINTS.insert(), rows)
         db.session.commit()
     html = visit(app, "vera").get(f"/nodes/{node_id}").text
+    assert "Last 24 hours" in html
     assert "CPU <b>42.0%</b>" in html
     assert '<path class="line s1"' in html
+
+
+def test_of_a_new_host_the_last_hour_is_drawn_with_every_measurement(app: Flask, cast: dict[str, Api]) -> None:
+    with app.app_context():
+        node_id, at = make_node("web-1"), epoch_ms(now())
+        db.session.execute(
+            POINTS.insert(), [{"node_id": node_id, "ts": at - 1000 * n, "cpu_usage": 7.5} for n in (1, 61)]
+        )
+        db.session.commit()
+    html = visit(app, "vera").get(f"/nodes/{node_id}").text
+    assert "Last hour" in html
+    assert "&#34;v&#34;:[7.5,7.5]" in html
 
 
 def test_it_refreshes_itself(app: Flask, cast: dict[str, Api]) -> None:
