@@ -30,7 +30,9 @@ from app.kernel.clock import now
 from app.kernel.context import ops
 from app.kernel.db import db, in_transaction, is_away, migration_engine
 from app.kernel.errors import AppError, BadParameter, FieldError
+from app.kernel.secrets import KeysError
 from app.kernel.validation import field_errors
+from app.launch.checks import NotPossibleError, claim_data_directory
 from app.nodes import enrolment
 from app.nodes.models import MEMBERS, Node
 from app.nodes.schemas import TokenIn
@@ -39,6 +41,7 @@ from app.people import passwords
 from app.people.models import User
 from app.people.queries import user_by_name
 from app.people.schemas import UserCreate
+from app.system import backups
 
 commands = AppGroup("ops", help="What needs the database or the keys.")
 LOCK_WAIT_S = 120
@@ -206,6 +209,46 @@ def rekey() -> None:
     click.echo(f"New encryption key {identifier}.")
 
 
+@commands.command("backup")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--without-keys", is_flag=True, help="Leave the keys out; they have to be kept elsewhere then.")
+@click.option("--without-metrics", is_flag=True, help="Leave measurements out, which are most of it.")
+def backup(file: Path, without_keys: bool, without_metrics: bool) -> None:
+    """Write everything that must not be lost into one file, while the Manager runs."""
+    session, actor = db.session(), Actor.system("command line")
+    with _errors_as_lines():
+        summary = backups.write_backup(file, with_keys=not without_keys, with_metrics=not without_metrics)
+        in_transaction(session, lambda: audit.record(session, actor, "backup.write", "backup", file.name))
+    click.echo(f"{file}: {summary.rows} rows of {len(summary.tables)} tables, revision {summary.revision}.")
+    if summary.has_keys:
+        click.echo("It holds the keys: who has this file can be this Manager. Keep it accordingly.")
+
+
+@commands.command("restore")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--check", is_flag=True, help="Only read the backup and say whether it is whole.")
+@click.option("--replace", "replace_all", is_flag=True, help="Put it in the place of everything that is there.")
+def restore(file: Path, check: bool, replace_all: bool) -> None:
+    """Put a backup back. The Manager must not run; without --replace the database must be empty."""
+    with _errors_as_lines():
+        if check:
+            summary = backups.check_backup(file)
+            click.echo(f"{file}: whole; {summary.rows} rows of {summary.created_at}, revision {summary.revision}.")
+            return
+        claimed = claim_data_directory(ops().settings.data_path)
+        try:
+            summary = backups.restore_backup(file, replace_all=replace_all)
+        finally:
+            os.close(claimed)
+        session, actor = db.session(), Actor.system("command line")
+        in_transaction(session, lambda: audit.record(session, actor, "backup.restore", "backup", file.name))
+        report = verify(session)
+    click.echo(f"{summary.rows} rows of {summary.created_at} are back.")
+    if report.finding is not None:
+        raise click.ClickException(str(report.finding))
+    click.echo(f"The audit log's {report.rows} rows are as they were written.")
+
+
 @contextmanager
 def migration_lock() -> Iterator[None]:
     """Several Managers may start at once; one migrates, the others wait for it."""
@@ -245,6 +288,8 @@ def _errors_as_lines() -> Iterator[None]:
     except AppError as error:
         details = [f"{item['field']}: {item['message']}" for item in error.errors]
         raise click.ClickException("; ".join(details) or str(error.message)) from None
+    except (backups.BackupError, NotPossibleError, KeysError, OSError) as error:
+        raise click.ClickException(str(error)) from None
     except SQLAlchemyError as error:
         if not is_away(error):
             raise
