@@ -28,6 +28,9 @@ from bench.fleet.manager import ROOT, Manager
 from bench.fleet.tally import Tally, percentile
 
 SETTLE_S = 5
+ENROLLING = 32
+API = ("/nodes?page_size=50", "/nodes?selector=role%3Dweb%20or%20status%3Donline", "/system/dashboard")
+PAGES = ("/dashboard", "/nodes", "/nodes?keyword=web&sort=-cpu_usage")
 
 
 def main() -> int:
@@ -56,12 +59,13 @@ def simulate(nodes: range, url: str, ca_pem: str, join: str, interval: float, st
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
     async def run() -> None:
-        gate = asyncio.Semaphore(50)
+        gate = asyncio.Semaphore(ENROLLING)
 
         async def one(number: int) -> None:
             async with gate:
                 host = Host(number, url, ca_pem, tally, interval)
-            await host.run(join, stop.is_set)
+                context = await host.enroll(join)
+            await host.run(context, stop.is_set)
 
         tasks = [asyncio.create_task(one(number)) for number in nodes]
         said = 0
@@ -108,8 +112,8 @@ def measure(given: argparse.Namespace, manager: Manager, token: str, join: str) 
         **commands_figures(times, tally),
         "checkin_ms": milliseconds(tally.checkins),
         "checkins": len(tally.checkins),
-        "api_nodes_ms": milliseconds(watch.api),
-        "page_nodes_ms": milliseconds(watch.page),
+        "api_ms": milliseconds(watch.api),
+        "pages_ms": milliseconds(watch.pages),
         **acknowledged_figures(manager, tally),
         "errors": dict(tally.errors),
         "processes": watch.processes(),
@@ -172,7 +176,7 @@ class Watch:
         self._manager, self._token = manager, token
         self._processes = manager.processes()
         self.api: list[float] = []
-        self.page: list[float] = []
+        self.pages: list[float] = []
         self._cpu_before: dict[str, float] = {}
         self._started = 0.0
         self._elapsed = 1.0
@@ -203,11 +207,16 @@ class Watch:
         }
 
     def _run(self) -> None:
+        browser = self._manager.browser()
         while not self._done.wait(1.0):
-            for path, into in (("/nodes?page_size=50", self.api), ("/system/dashboard", self.page)):
+            for path in API:
                 started = time.perf_counter()
                 self._manager.api("GET", path, token=self._token)
-                into.append(time.perf_counter() - started)
+                self.api.append(time.perf_counter() - started)
+            for path in PAGES:
+                started = time.perf_counter()
+                browser.open(self._manager.web_url + path, timeout=60).read()
+                self.pages.append(time.perf_counter() - started)
 
 
 def cpu_s(process: psutil.Process) -> float:
@@ -227,7 +236,7 @@ def report(figures: dict[str, Any]) -> None:
         ("commands", f"{figures['commands']}, ms {spread(figures['dispatch_ms'])}"),
         ("commands lost, doubled", f"{figures['lost_commands']}, {figures['duplicated_commands']}"),
         ("points acknowledged, lost", f"{figures['acknowledged']}, {figures['lost']}"),
-        ("GET /api/v1/nodes, ms", spread(figures["api_nodes_ms"])),
+        ("GET /api/v1/nodes, ms", spread(figures["api_ms"])),
         ("GET /api/v1/system/dashboard, ms", spread(figures["page_nodes_ms"])),
         *(
             (f"{name}", f"{use['rss_mb']} MB, {use['cpu_percent']} % of a core")
@@ -237,7 +246,7 @@ def report(figures: dict[str, Any]) -> None:
         ("errors", dict(Counter(figures["errors"]).most_common(5)) or "none"),
     ]
     for name, value in rows:
-        print(f"  {name:34} {value}")
+        print(f"  {name:38} {value}")
 
 
 def spread(figures: dict[str, float]) -> str:

@@ -9,7 +9,7 @@ import math
 import random
 import time
 from collections.abc import Callable
-from typing import Any
+from ssl import SSLContext
 from uuid import uuid4
 
 from cryptography import x509
@@ -50,9 +50,8 @@ class Host:
         self.node_id = 0
         self.node_uuid = ""
 
-    async def run(self, token: str, until: Callable[[], bool]) -> None:
+    async def run(self, context: SSLContext, until: Callable[[], bool]) -> None:
         """Live until told to stop. Whatever breaks is counted, backed off from and tried again."""
-        context = await self._enroll(token)
         link = Connection(self._url, context, self._instance)
         await asyncio.sleep(self._random.uniform(0, min(self._interval_s, 20)))
         failures = 0
@@ -70,7 +69,8 @@ class Host:
         self._tally.handshakes += link.handshakes
         link.close()
 
-    async def _enroll(self, token: str) -> Any:
+    async def enroll(self, token: str) -> SSLContext:
+        """Become a node; answers what its later connections are made with."""
         link = Connection(self._url, tls(self._ca_pem))
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"sim-{self.number}")])
         csr = x509.CertificateSigningRequestBuilder().subject_name(name).sign(self._key, hashes.SHA256())

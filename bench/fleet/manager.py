@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
 import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
@@ -75,6 +77,17 @@ class Manager:
     def sign_in(self) -> str:
         signed_in = self.api("POST", "/auth/login", {"username": "admin", "password": ADMIN_PASSWORD})
         return str(signed_in["access_token"])
+
+    def browser(self) -> urllib.request.OpenerDirector:
+        """Somebody who signed in by the form."""
+        opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+        form = opener.open(f"{self.web_url}/sign-in", timeout=60).read().decode()
+        found = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', form)
+        values = {"username": "admin", "password": ADMIN_PASSWORD, "csrf_token": found[1] if found else ""}
+        answer = opener.open(f"{self.web_url}/sign-in", urllib.parse.urlencode(values).encode(), timeout=60)
+        if answer.url.endswith("/sign-in"):
+            raise SystemExit("nobody could sign in by the form")
+        return opener
 
     def processes(self) -> dict[str, psutil.Process]:
         """The children of the launcher that matter, by what they do; of gunicorn the workers, not the master."""

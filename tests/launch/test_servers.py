@@ -25,6 +25,8 @@ from tests.launch.served import Answer, Plane, ask, request, seconds_until_close
 from tests.services import Redis, wait_for
 
 READ_S = 1.5
+EXPECT = "Expect: 100-continue"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 WEB = {"OPS_SERVER__HTTP__READ_TIMEOUT": f"{READ_S}s", "OPS_SERVER__HTTP__WRITE_TIMEOUT": "1s"}
 
 
@@ -212,12 +214,20 @@ def test_idle_connections_take_nobodys_place(few_places):
         assert time.monotonic() - began < 20
 
 
+def wait_until_begun(client: socket.socket) -> None:
+    """The server says so to those who ask, once it has read the head and hands the request on."""
+    said = b""
+    while len(said) < len(CONTINUE):
+        said += client.recv(len(CONTINUE) - len(said))
+    assert said == CONTINUE
+
+
 def test_clients_that_are_being_served_keep_their_places(few_places):
     with contextlib.ExitStack() as stack:
         busy = [stack.enter_context(few_places.connect()) for _ in range(5)]
         for client in busy:
-            client.sendall(request("/slow"))
-        time.sleep(0.3)
+            client.sendall(request("/slow", EXPECT))
+            wait_until_begun(client)
         with few_places.connect() as late:
             late.sendall(request("/hello"))
             assert [Answer(client).body for client in busy] == [b"slow"] * 5
@@ -228,8 +238,8 @@ def test_clients_that_are_sending_a_body_keep_their_places(few_places):
     with contextlib.ExitStack() as stack:
         busy = [stack.enter_context(few_places.connect()) for _ in range(5)]
         for client in busy:
-            client.sendall(request("/body", "Content-Length: 6", method="POST") + b"abc")
-        time.sleep(0.3)
+            client.sendall(request("/body", "Content-Length: 6", EXPECT, method="POST") + b"abc")
+            wait_until_begun(client)
         with few_places.connect() as late:
             late.sendall(request("/hello"))
             time.sleep(1.5)

@@ -239,7 +239,8 @@ class Terminal:
 
     def close(self) -> None:
         for pid in processes_with(f"{MARK}={self.mark}").keys() - {os.getpid()}:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         os.close(self._descriptor)
 
 
