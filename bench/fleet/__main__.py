@@ -236,8 +236,8 @@ def report(figures: dict[str, Any]) -> None:
         ("commands", f"{figures['commands']}, ms {spread(figures['dispatch_ms'])}"),
         ("commands lost, doubled", f"{figures['lost_commands']}, {figures['duplicated_commands']}"),
         ("points acknowledged, lost", f"{figures['acknowledged']}, {figures['lost']}"),
-        ("GET /api/v1/nodes, ms", spread(figures["api_ms"])),
-        ("GET /api/v1/system/dashboard, ms", spread(figures["page_nodes_ms"])),
+        ("API (nodes, selector, dashboard), ms", spread(figures["api_ms"])),
+        ("pages (dashboard, nodes), ms", spread(figures["pages_ms"])),
         *(
             (f"{name}", f"{use['rss_mb']} MB, {use['cpu_percent']} % of a core")
             for name, use in figures["processes"].items()

@@ -81,11 +81,11 @@ class Manager:
     def browser(self) -> urllib.request.OpenerDirector:
         """Somebody who signed in by the form."""
         opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
-        form = opener.open(f"{self.web_url}/sign-in", timeout=60).read().decode()
+        form = opener.open(f"{self.web_url}/login", timeout=60).read().decode()
         found = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', form)
         values = {"username": "admin", "password": ADMIN_PASSWORD, "csrf_token": found[1] if found else ""}
-        answer = opener.open(f"{self.web_url}/sign-in", urllib.parse.urlencode(values).encode(), timeout=60)
-        if answer.url.endswith("/sign-in"):
+        answer = opener.open(f"{self.web_url}/login", urllib.parse.urlencode(values).encode(), timeout=60)
+        if answer.url.endswith("/login"):
             raise SystemExit("nobody could sign in by the form")
         return opener
 
