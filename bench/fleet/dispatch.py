@@ -8,6 +8,7 @@ from datetime import timedelta
 from functools import partial
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from app.commands.actions import issue
 from app.kernel.access import Actor
@@ -28,9 +29,13 @@ def main(count: int, seconds: float) -> None:
             time.sleep(max(0.0, begin + seconds * number / count - time.monotonic()))
             node_id = random.choice(nodes)
             at = time.time()
-            make = partial(issue, session, actor, node_id, "ping", {}, timedelta(minutes=5))
-            times[in_transaction(session, make).uuid] = at
+            times[in_transaction(session, partial(ping, session, actor, node_id))] = at
     sys.stdout.write(json.dumps(times))
+
+
+def ping(session: Session, actor: Actor, node_id: int) -> str:
+    """The command's name, read while the transaction is open: afterwards it would begin another and keep the file."""
+    return issue(session, actor, node_id, "ping", {}, timedelta(minutes=5)).uuid
 
 
 if __name__ == "__main__":
