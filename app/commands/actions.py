@@ -5,12 +5,13 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import and_, bindparam, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.commands.models import Command
 from app.kernel.access import Actor
 from app.kernel.clock import now
+from app.kernel.types import UtcDateTime
 from app.kernel.wake import COMMAND, wake_after_commit
 from app.nodes.enrolment import command_key
 from app.nodes.models import Node
@@ -25,6 +26,19 @@ from protocol.times import to_datetime, to_text
 
 LEASE = timedelta(seconds=30)
 TakeResult = Callable[[Session, Command, Result], None]
+
+
+_AT = bindparam("at", type_=UtcDateTime)
+# Made once: every poll and every check-in asks it.
+_WAITING = (
+    select(Command.id)
+    .where(
+        Command.node_id == bindparam("node_id"),
+        or_(Command.state == states.QUEUED, and_(Command.state == states.DELIVERED, Command.lease_until < _AT)),
+        Command.not_after > _AT,
+    )
+    .limit(1)
+)
 
 
 def issue(
@@ -73,10 +87,7 @@ def deliver(session: Session, node: Node, have: Sequence[str]) -> list[Order]:
 
 def has_waiting(session: Session, node_id: int) -> bool:
     """Whether a poll of this node has something to bring, without touching it."""
-    at = now()
-    due = or_(Command.state == states.QUEUED, and_(Command.state == states.DELIVERED, Command.lease_until < at))
-    statement = select(Command.id).where(Command.node_id == node_id, due, Command.not_after > at)
-    return session.scalar(statement.limit(1)) is not None
+    return session.scalar(_WAITING, {"node_id": node_id, "at": now()}) is not None
 
 
 def _signed(command: Command, node_uuid: str, key: bytes) -> Order:

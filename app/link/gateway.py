@@ -2,19 +2,20 @@
 
 import logging
 import random
+from collections.abc import Collection
 from functools import partial
 from typing import Any
 
 from flask import Blueprint, Response, current_app, request, send_file
 from gevent import get_hub
 from gevent.event import Event
-from sqlalchemy import update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 from app.commands import actions as commands
 from app.kernel.clock import now
 from app.kernel.context import ops
-from app.kernel.db import db, in_transaction
+from app.kernel.db import db, in_transaction, reading
 from app.kernel.draining import ENVIRON_KEY
 from app.kernel.logs import log_context
 from app.kernel.pki import to_pem
@@ -32,7 +33,7 @@ from app.nodes.models import MEMBERS, Node, NodeCertificate
 from protocol import errors as wire
 from protocol import limits
 from protocol.checkin import CheckInAnswer, parse_checkin
-from protocol.commands import LiveWish, PollAnswer, ReportsAnswer, parse_poll, parse_report, parse_reports
+from protocol.commands import Command, LiveWish, PollAnswer, ReportsAnswer, parse_poll, parse_report, parse_reports
 from protocol.enrolment import (
     APPROVED,
     PENDING,
@@ -58,13 +59,19 @@ def waiters() -> Waiters:
     return found
 
 
+_STANDING = select(Node.status, Node.instance_id, Node.connection_lost_at).where(Node.id == bindparam("node_id"))
+
+
 def rates() -> Rates:
     found: Rates = current_app.extensions["rates"]
     return found
 
 
 def caller() -> Peer:
-    found = peer(db.session(), waiters().known)
+    """Who is calling. Looked up in a transaction of its own, so that nothing is held while the body comes in."""
+    with reading():
+        found = peer(db.session(), waiters().known)
+        db.session.rollback()
     log_context.set({"ip": request.remote_addr or "proxy", "node_uuid": str(found.node_id)})
     return found
 
@@ -189,14 +196,17 @@ def _prove(session: Session, node: Node, found: Peer) -> None:
             waiters().known.drop({node.id})
 
 
-def _check_instance(node: Node) -> str:
-    """Only the Daemon that checked in last speaks for its node."""
+def _check_instance(session: Session, found: Peer) -> bool:
+    """Only the Daemon that checked in last speaks for its node. Answers whether its connection was thought lost."""
+    node = session.execute(_STANDING, {"node_id": found.node_id}).first()
+    if node is None:
+        raise refusal(wire.NOT_AUTHENTICATED, wire.CERTIFICATE_UNKNOWN, "the node was deleted")
     if node.status not in MEMBERS:
         raise refusal(wire.FORBIDDEN, wire.REVOKED, f"this node is {node.status}")
     instance = request.headers.get(INSTANCE_HEADER, "")
     if not instance or instance != node.instance_id:
         raise refusal(wire.CONFLICT, wire.CHECKIN_FIRST, "check in first")
-    return instance
+    return node.connection_lost_at is not None
 
 
 @gateway.post("/poll")
@@ -213,7 +223,8 @@ def poll() -> Response:
         if ready is None and message.wait_s:
             db.session.remove()
             _wait(waiter, message.wait_s)
-            ready = _ready(found, message.have, waiter.reasons)
+            if waiter.reasons:
+                ready = _ready(found, message.have, waiter.reasons)
     finally:
         HELD_POLLS.dec()
         waiters().leave(waiter)
@@ -239,29 +250,32 @@ def _on_drain(waiter: Waiter, _event: Event) -> None:
     waiter.wake(DRAINING)
 
 
-def _ready(found: Peer, have: tuple[str, ...], reasons: set[str] | None = None) -> PollAnswer | None:
-    """What there is to say to this host now; None if nothing. Commands are handed out only here, and signed."""
-    why = reasons or set()
-    if REVOKED in why:
+def _ready(found: Peer, have: tuple[str, ...], reasons: Collection[str] = ()) -> PollAnswer | None:
+    """What there is to say to this host now; None if nothing. Looks first: most polls change nothing."""
+    if REVOKED in reasons:
         waiters().known.drop({found.node_id})
-        peer(db.session(), waiters().known)
-    if why & {REPLACED, DRAINING, GONE}:
+        caller()
+    if {REPLACED, DRAINING, GONE} & set(reasons):
         return None
     session = db.session()
+    with reading():
+        was_lost = _check_instance(session, found)
+        has_work = was_lost or bool(have) or found.state == "candidate" or commands.has_waiting(session, found.node_id)
+        session.rollback()
+    orders = in_transaction(session, lambda: _hand_out(session, found, have)) if has_work else []
+    wish, wants_checkin = live.wanted_until(found.node_id), CHECK_IN in reasons
+    if not orders and wish is None and not wants_checkin:
+        return None
+    return PollAnswer(tuple(orders), False, False, wants_checkin, LiveWish(wish) if wish else None, server_time())
 
-    def look() -> PollAnswer | None:
-        node = _node(session, found)
-        _check_instance(node)
-        _prove(session, node, found)
-        node.connection_lost_at = None
-        orders = commands.deliver(session, node, have) if commands.has_waiting(session, node.id) or have else []
-        wish = live.wanted_until(node.id)
-        wants_checkin = CHECK_IN in why
-        if not orders and wish is None and not wants_checkin:
-            return None
-        return PollAnswer(tuple(orders), False, False, wants_checkin, LiveWish(wish) if wish else None, server_time())
 
-    return in_transaction(session, look)
+def _hand_out(session: Session, found: Peer, have: tuple[str, ...]) -> list[Command]:
+    """Commands leave only here, signed."""
+    _check_instance(session, found)
+    node = _node(session, found)
+    _prove(session, node, found)
+    node.connection_lost_at = None
+    return commands.deliver(session, node, have)
 
 
 def _nothing(waiter: Waiter) -> PollAnswer:
@@ -293,7 +307,7 @@ def _take_reports(found: Peer, messages: tuple[Any, ...]) -> list[Any]:
     session = db.session()
 
     def take() -> list[Any]:
-        _check_instance(_node(session, found))
+        _check_instance(session, found)
         return commands.take_reports(session, found.node_id, messages, TAKERS)
 
     return in_transaction(session, take)

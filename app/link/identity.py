@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from flask import Request, request
-from sqlalchemy import select
+from sqlalchemy import bindparam, exists, select
 from sqlalchemy.orm import Session
 
 from app.kernel import pki
@@ -23,6 +23,11 @@ from protocol import errors as wire
 from protocol.errors import ProtocolError
 
 CERTIFICATE_HEADER = "X-Ops-Client-Certificate"
+_FOUND = select(
+    NodeCertificate.node_id,
+    NodeCertificate.state,
+    exists().where(Revocation.fingerprint == NodeCertificate.fingerprint).label("is_revoked"),
+).where(NodeCertificate.fingerprint == bindparam("fingerprint"))
 CACHE_S = 1.0
 MOST_CACHED = 20_000
 LONGEST_HEADER = 16_384
@@ -101,17 +106,15 @@ def _check(der: bytes) -> None:
 
 
 def _look_up(session: Session, fingerprint: str) -> Peer:
-    if session.scalar(select(Revocation.id).where(Revocation.fingerprint == fingerprint)) is not None:
-        raise refusal(wire.FORBIDDEN, wire.REVOKED, "this node was revoked")
-    row = session.execute(
-        select(NodeCertificate.node_id, NodeCertificate.state).where(NodeCertificate.fingerprint == fingerprint)
-    ).first()
+    row = session.execute(_FOUND, {"fingerprint": fingerprint}).first()
     if row is None:
+        if session.scalar(select(Revocation.id).where(Revocation.fingerprint == fingerprint)) is not None:
+            raise refusal(wire.FORBIDDEN, wire.REVOKED, "this node was revoked")
         raise refusal(wire.NOT_AUTHENTICATED, wire.CERTIFICATE_UNKNOWN, "the certificate is not known here")
+    if row.is_revoked or row.state == "revoked":
+        raise refusal(wire.FORBIDDEN, wire.REVOKED, "this node was revoked")
     if row.state == "superseded":
         raise refusal(wire.NOT_AUTHENTICATED, wire.CERTIFICATE_SUPERSEDED, "a newer certificate is in use")
-    if row.state == "revoked":
-        raise refusal(wire.FORBIDDEN, wire.REVOKED, "this node was revoked")
     return Peer(row.node_id, fingerprint, row.state)
 
 

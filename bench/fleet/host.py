@@ -53,7 +53,7 @@ class Host:
     async def run(self, context: SSLContext, until: Callable[[], bool]) -> None:
         """Live until told to stop. Whatever breaks is counted, backed off from and tried again."""
         link = Connection(self._url, context, self._instance)
-        await asyncio.sleep(self._random.uniform(0, min(self._interval_s, 20)))
+        await asyncio.sleep(self._random.uniform(0, self._interval_s))
         failures = 0
         while not until():
             try:
@@ -101,9 +101,9 @@ class Host:
         while True:
             self._sequence += 1
             batches = tuple(self._spool[-500:])
-            started = time.perf_counter()
+            at, started = time.time(), time.perf_counter()
             answer = await link.post("checkin", self._message(batches, challenge))
-            self._tally.checkins.append(time.perf_counter() - started)
+            self._tally.checkins.append((at, time.perf_counter() - started))
             if answer.status == 200:
                 self._take(answer, batches)
                 return

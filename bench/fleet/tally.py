@@ -11,7 +11,8 @@ class Tally:
     enrolled: int = 0
     polls: int = 0
     handshakes: int = 0
-    checkins: list[float] = field(default_factory=list)
+    checkins: list[tuple[float, float]] = field(default_factory=list)
+    """When each began, and the seconds it took."""
     acknowledged: list[tuple[int, int]] = field(default_factory=list)
     arrivals: dict[str, list[float]] = field(default_factory=dict)
     errors: Counter[str] = field(default_factory=Counter)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,7 @@ from sqlalchemy import func, select
 
 from app.events.models import Event
 from app.kernel.db import db
+from app.link.identity import CACHE_S
 from app.metrics.models import MetricPoint
 from app.nodes.models import Node
 from app.settings.actions import change_settings
@@ -239,3 +241,22 @@ def test_hosts_do_not_meet(app: Flask, new_host: Callable[..., Host]) -> None:
     with app.app_context():
         rows = dict(db.session.execute(select(Node.hostname, Node.last_cpu_usage)).all())
     assert rows == {"one": 1.0, "other": 99.0}
+
+
+def test_a_host_that_dawdles_over_its_body_holds_nobody_up(
+    app: Flask, host: Host, new_host: Callable[..., Host]
+) -> None:
+    """On SQLite a transaction that waited for the rest of it would keep every other host from writing."""
+    other = new_host("web-2")
+    other.checkin()
+    # Longer ago than identities are remembered, so that each request looks them up in the database.
+    time.sleep(CACHE_S)
+    slow = host.connect()
+    slow.putrequest("POST", "/daemon/v1/checkin")
+    for name, value in {"X-Ops-Wire": "1.0", "X-Ops-Instance": host.instance, "Content-Length": "5000"}.items():
+        slow.putheader(name, value)
+    slow.endheaders(b'{"instance_id": ')
+    before = stored_points(app)
+    assert other.checkin(batch()).status == 200
+    assert stored_points(app) == before + 1
+    slow.close()
