@@ -20,7 +20,7 @@ from app.kernel.draining import ENVIRON_KEY
 from app.kernel.logs import log_context
 from app.kernel.pki import to_pem
 from app.kernel.telemetry import HELD_POLLS
-from app.kernel.wake import CHECK_IN, REVOKED
+from app.kernel.wake import CHECK_IN, LIVE, REVOKED
 from app.link import live
 from app.link.checkin import ChallengeError, take_checkin
 from app.link.edges import Rates, answer, body, refused
@@ -263,7 +263,8 @@ def _ready(found: Peer, have: tuple[str, ...], reasons: Collection[str] = ()) ->
         has_work = was_lost or bool(have) or found.state == "candidate" or commands.has_waiting(session, found.node_id)
         session.rollback()
     orders = in_transaction(session, lambda: _hand_out(session, found, have)) if has_work else []
-    wish, wants_checkin = live.wanted_until(found.node_id), CHECK_IN in reasons
+    is_watched = LIVE in reasons or found.node_id in waiters().watched
+    wish, wants_checkin = live.wanted_until(found.node_id) if is_watched else None, CHECK_IN in reasons
     if not orders and wish is None and not wants_checkin:
         return None
     return PollAnswer(tuple(orders), False, False, wants_checkin, LiveWish(wish) if wish else None, server_time())

@@ -14,17 +14,27 @@ from protocol.times import to_text
 
 WATCHED_S = 15
 """How long one look keeps a host in live mode; a page that stays open keeps looking."""
+WATCHED = "live:watched"
 KEPT_S = 120
 MOST_KEPT = 120
 
 
 def watch(node_id: int) -> None:
     """Somebody looks at this host now."""
-    until = now() + timedelta(seconds=WATCHED_S)
-    name = f"live:{node_id}:until"
-    was_watched = ops().redis.set(name, to_text(until.timestamp()), ex=WATCHED_S, get=True)
-    if was_watched is None:
+    until = (now() + timedelta(seconds=WATCHED_S)).timestamp()
+    pipe = ops().redis.pipeline(transaction=False)
+    pipe.set(f"live:{node_id}:until", to_text(until), ex=WATCHED_S, get=True)
+    pipe.zadd(WATCHED, {str(node_id): until})
+    if pipe.execute()[0] is None:
         wake_now([node_id], LIVE)
+
+
+def watched_nodes() -> set[int]:
+    """All hosts that somebody looks at now. For gateways, which ask once a second and not at every poll."""
+    redis, at = ops().redis, now().timestamp()
+    redis.zremrangebyscore(WATCHED, "-inf", at)
+    members: Any = redis.zrange(WATCHED, 0, -1)
+    return {int(member) for member in members}
 
 
 def wanted_until(node_id: int) -> str | None:

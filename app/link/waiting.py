@@ -22,7 +22,8 @@ from app.commands.models import Command
 from app.kernel.clock import now
 from app.kernel.db import db, in_transaction, is_away, reading, set_reads_only
 from app.kernel.errors import AppError
-from app.kernel.wake import CHANNEL, COMMAND, REVOKED, read_wake
+from app.kernel.wake import CHANNEL, COMMAND, LIVE, REVOKED, read_wake
+from app.link import live
 from app.link.identity import KnownPeers
 from app.link.presence import note_presence
 from app.nodes.actions import note_lost_connections
@@ -59,6 +60,8 @@ class Waiters:
         self._held: dict[int, Waiter] = {}
         self._lost: dict[int, datetime] = {}
         self.known = KnownPeers()
+        self.watched: set[int] = set()
+        """Hosts that somebody looks at, as of a second ago."""
 
     def __len__(self) -> int:
         return len(self._held)
@@ -135,6 +138,7 @@ class Watch:
     def _sweep(self) -> None:
         while True:
             self._guarded(self._sweep_once)
+            self._guarded(self._look_for_watched)
             time.sleep(SWEEP_S)
 
     def _sweep_once(self) -> None:
@@ -161,6 +165,12 @@ class Watch:
         self._revocations_seen = {row_id for row_id, _node_id in fresh}
         if unseen:
             self._woken(REVOKED, list(unseen))
+
+    def _look_for_watched(self) -> None:
+        with self._app.app_context():
+            watched = live.watched_nodes()
+        self._waiters.wake(watched - self._waiters.watched, LIVE)
+        self._waiters.watched = watched
 
     def _guarded(self, work: Callable[[], Any]) -> None:
         """One round of a loop that must not end. What keeps it from its work for now is one line, not a trace."""

@@ -35,7 +35,7 @@ PAGES = ("/dashboard", "/nodes", "/nodes?keyword=web&sort=-cpu_usage")
 
 def main() -> int:
     given = arguments()
-    with Manager(given.database) as manager:
+    with Manager(given.database, OPS_SERVER__GATEWAY_WORKERS=str(given.gateways)) as manager:
         token = manager.sign_in()
         join = manager.api("POST", "/enrollment/tokens", {"name": "bench"}, token)["token"]
         return measure(given, manager, token, join)
@@ -48,6 +48,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--interval", type=float, default=60, help="seconds between two check-ins of a host")
     parser.add_argument("--commands", type=int, default=200, help="how many commands to time")
     parser.add_argument("--database", choices=["sqlite", "mariadb"], default="sqlite")
+    parser.add_argument("--gateways", type=int, default=1, help="gateway processes")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     return parser.parse_args()
 
@@ -110,6 +111,7 @@ def measure(given: argparse.Namespace, manager: Manager, token: str, join: str) 
     figures = {
         "hosts": given.nodes,
         "database": given.database,
+        "gateways": given.gateways,
         "enrolments_per_s": round(given.nodes / enrol_s, 1),
         **commands_figures(times, tally),
         "checkin_ms": milliseconds(checkins),

@@ -96,7 +96,7 @@ class Manager:
             line = " ".join(child.cmdline())
             for name, mark in (("gateway", "servers.gateway"), ("web", "servers.web"), ("worker", "app.worker")):
                 if mark in line and (name == "worker" or child.ppid() != self._process.pid):
-                    found[name] = child
+                    found[f"{name} {child.pid}" if name in found else name] = child
             if "redis-server" in line or "valkey-server" in line:
                 found["redis"] = child
         return found

@@ -17,6 +17,7 @@ from app.commands.actions import expire_overdue, issue
 from app.commands.models import Command
 from app.kernel.clock import now
 from app.kernel.db import db, in_transaction
+from app.link import live
 from app.nodes import actions as nodes
 from protocol.commands import Command as Order
 from protocol.commands import is_genuine
@@ -249,3 +250,24 @@ def test_held_polls_hold_no_database_connection(app: Flask, new_host: Callable[.
 def test_time_of_the_manager_is_told(host: Host) -> None:
     told = host.poll(0).body["server_time"]
     assert abs(now().timestamp() - to_epoch(told)) < 30
+
+
+def test_a_host_that_somebody_looks_at_is_told_at_once_and_at_every_poll(app: Flask, host: Host) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        held = pool.submit(host.poll, 30)
+        with app.app_context():
+            live.watch(host.node_id)
+    assert held.result().body["live"]["until"]
+    assert host.poll(30).body["live"]["until"]
+
+
+@pytest.mark.fault
+def test_that_somebody_looks_is_noticed_without_the_message(
+    app: Flask, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "wake_now", lambda *_: None)
+    with app.app_context():
+        live.watch(host.node_id)
+    began = time.monotonic()
+    assert host.poll(30).body["live"]["until"]
+    assert time.monotonic() - began < 20
