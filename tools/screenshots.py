@@ -24,7 +24,7 @@ from app.factory import create_app
 from app.kernel.access import Actor
 from app.kernel.clock import now
 from app.kernel.db import db, in_transaction
-from app.kernel.secrets import Keys, create_missing_keys, load_keys
+from app.kernel.secrets import Keys, create_missing_keys, load_keys, renew_gateway_certificate
 from app.people import actions
 from app.people.identity import COOKIE
 from app.people.models import User
@@ -34,6 +34,7 @@ from config import Settings, load_settings
 from tests.browser import Browser
 from tests.services import Redis
 from tests.web.server import WebServer
+from tools.screenshot_fleet import made_up_fleet
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = ROOT / "docs" / "images"
@@ -99,8 +100,19 @@ SHOTS = (
     Shot("documentation", "/documentation"),
     Shot("not-found", "/nowhere"),
     Shot("styleguide", "/styleguide"),
+    Shot("dashboard", "/dashboard"),
+    Shot("nodes", "/nodes"),
+    Shot("nodes-picked", "/nodes?selector=role%3Dweb", "[data-all]"),
+    Shot("node", "/nodes/{node}"),
+    Shot("node-metrics", "/nodes/{node}/metrics"),
+    Shot("live", "/nodes/{node}/live?reload=0"),
+    Shot("node-events", "/nodes/{node}/events"),
+    Shot("groups", "/groups"),
+    Shot("enrolment", "/enrollment"),
+    Shot("queue", "/enrollment/queue"),
+    Shot("events", "/events"),
 )
-MANUAL = ("sign-in", "users", "audit")
+MANUAL = ("sign-in", "users", "audit", "dashboard", "nodes")
 
 
 class Stage(NamedTuple):
@@ -112,17 +124,19 @@ class Stage(NamedTuple):
 
 
 @contextlib.contextmanager
-def stage(is_development: bool) -> Iterator[Stage]:
+def stage(is_development: bool, hosts: int) -> Iterator[Stage]:
     """A Manager on temporary data, with people who have done something."""
     with tempfile.TemporaryDirectory(prefix="ops-screenshots-") as directory, Redis() as redis:
         settings = load_settings([], {"OPS_DATA_DIR": directory, "OPS_REDIS_URL": redis.url})
         create_missing_keys(settings)
-        cookie, numbers = _furnish(settings, load_keys(settings))
+        keys = load_keys(settings)
+        renew_gateway_certificate(settings, keys.authority)
+        cookie, numbers = _furnish(settings, keys, hosts)
         with WebServer(settings, {"OPS_SERVER__DEVELOPMENT": str(is_development)}) as server:
             yield Stage(server.url, cookie, numbers)
 
 
-def _furnish(settings: Settings, keys: Keys) -> tuple[str, dict[str, int]]:
+def _furnish(settings: Settings, keys: Keys, hosts: int) -> tuple[str, dict[str, int]]:
     app = create_app(settings, keys=keys)
     with app.app_context():
         upgrade()
@@ -135,7 +149,7 @@ def _furnish(settings: Settings, keys: Keys) -> tuple[str, dict[str, int]]:
         here = Actor(ip="127.0.0.1", user_agent=BROWSER)
         cookie = in_transaction(session, lambda: actions.open_browser_session(session, here, users["alice"], PASSWORD))
         in_transaction(session, lambda: _spread_over_time(users))
-        numbers = {"bob": users["bob.meyer"].id}
+        numbers = {"bob": users["bob.meyer"].id, "node": made_up_fleet(hosts)}
         db.session.remove()
         db.engine.dispose()
     return cookie, numbers
@@ -205,6 +219,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--manual", action="store_true", help="take those that the manuals show, into docs/images")
     parser.add_argument("--only", default="", help="names of pages, separated by commas")
     parser.add_argument("--variants", default="", help="words that file names must contain, such as 390-dark")
+    parser.add_argument("--hosts", type=int, default=48, help="how many there are")
     parser.add_argument("--no-javascript", action="store_true", help="as a browser without JavaScript shows it")
     given = parser.parse_args(arguments)
     if not given.manual and given.directory is None:
@@ -212,7 +227,7 @@ def main(arguments: Sequence[str]) -> int:
     wanted = MANUAL if given.manual else tuple(filter(None, given.only.split(","))) or tuple(s.name for s in SHOTS)
     directory = IMAGES if given.manual else given.directory
     directory.mkdir(parents=True, exist_ok=True)
-    with stage(is_development=not given.manual) as there, Browser() as browser:
+    with stage(not given.manual, given.hosts) as there, Browser() as browser:
         for shot in (shot for shot in SHOTS if shot.name in wanted):
             if given.manual:
                 take(browser, there, shot, directory / f"{shot.name}.png", WIDE)
