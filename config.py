@@ -279,6 +279,15 @@ class Metrics(Section):
     rollup_1h_retention_days: int = setting(730, "Days that means over an hour are kept.", runtime=True, ge=1, le=3650)
 
 
+class Tasks(Section):
+    root_requires_admin: bool = setting(
+        False, "Tasks of operators need a named user that is not root; only administrators' run as root.", runtime=True
+    )
+    retention_days: int = setting(
+        180, "Days that runs with their output, batches and commands are kept.", runtime=True, ge=1, le=3650
+    )
+
+
 class Audit(Section):
     checkpoint_interval: Duration = setting(
         "60s", "How often the audit log's head is signed.", runtime=True, ge=10, le=3600
@@ -320,6 +329,7 @@ class Settings(Section):
     node: Node = Node()
     events: Events = Events()
     metrics: Metrics = Metrics()
+    tasks: Tasks = Tasks()
     audit: Audit = Audit()
     ui: Ui = Ui()
     log: Log = Log()

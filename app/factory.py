@@ -7,9 +7,16 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import IntegerConverter
 
 from app import cli, shell
+from app.agents.api import api as agents_api
+from app.agents.pages import pages as agents_pages
+from app.agents.pages_agent import pages as agent_pages
+from app.agents.pages_config import pages as agent_config_pages
+from app.agents.pages_new import pages as agent_new_pages
 from app.audit import actions as audit_actions
 from app.audit.api import api as audit_api
 from app.audit.pages import pages as audit_pages
+from app.commands.api import api as commands_api
+from app.commands.hooks import attach as attach_hooks
 from app.events.api import api as events_api
 from app.events.pages import pages as events_pages
 from app.kernel import edges, i18n
@@ -20,6 +27,7 @@ from app.kernel.secrets import Keys, create_missing_keys, load_keys
 from app.link import edges as link_edges
 from app.link.edges import Rates
 from app.link.gateway import gateway
+from app.link.takers import HOOKS
 from app.link.waiting import Waiters, Watch
 from app.metrics.api import api as metrics_api
 from app.metrics.pages import pages as metrics_pages
@@ -40,6 +48,7 @@ from app.settings.pages import pages as settings_pages
 from app.system.api import api as system_api
 from app.system.pages import pages as system_pages
 from app.system.pages import styleguide_pages
+from app.tasks.api import api as tasks_api
 from config import Settings
 from protocol import limits
 
@@ -50,6 +59,10 @@ PAGES = (
     node_pages,
     groups_pages,
     enrolment_pages,
+    agents_pages,
+    agent_pages,
+    agent_config_pages,
+    agent_new_pages,
     metrics_pages,
     events_pages,
     people_pages,
@@ -59,6 +72,9 @@ PAGES = (
 )
 API_ROOMS = (
     nodes_api,
+    commands_api,
+    agents_api,
+    tasks_api,
     metrics_api,
     events_api,
     overview_api,
@@ -86,6 +102,7 @@ def create_app(settings: Settings, plane: Plane = "web", keys: Keys | None = Non
     if keys is None:
         create_missing_keys(settings)
     attach(app, Ops(settings, keys or load_keys(settings), redis, plane))
+    attach_hooks(app, HOOKS)
     _configure(app, settings)
     _install_database(app, settings)
     i18n.install(app)

@@ -54,9 +54,14 @@ PERIODIC = (
     Periodic("app.people.jobs.forget_expired", every=600, timeout_s=300),
     Periodic("app.link.jobs.find_silent_nodes", every="node.offline_check_interval"),
     Periodic("app.link.jobs.expire_commands", every=10),
+    Periodic("app.link.jobs.sweep_fanouts", every=2),
+    Periodic("app.tasks.jobs.run_due_tasks", every=2),
     Periodic("app.metrics.jobs.roll_up", every=60),
     Periodic("app.metrics.jobs.clean_up", every=600),
     Periodic("app.metrics.jobs.keep_partitions", every=3600),
+    Periodic("app.agents.jobs.settle_lost_pushes", every=30),
+    Periodic("app.agents.jobs.forget_old", every=3600, timeout_s=300),
+    Periodic("app.link.jobs.forget_old_commands", every=600),
     Periodic("app.link.jobs.forget_old_events", every=3600, timeout_s=300),
 )
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
+import threading
 from typing import Any
 
 from daemon.system import System
@@ -25,39 +27,61 @@ class CapabilityFile:
         self._system = system
         self._path = path
         self._seen: object = None
-        self.current = _uniform("missing", True)
+        self._lock = threading.Lock()
+        self.current = self._told = _uniform("missing", True)
 
     def refresh(self) -> bool:
-        """Look at the file; True if what is allowed changed."""
+        """Look at the file; True if what is allowed changed since the last call."""
+        with self._lock:
+            self._look()
+            is_changed, self._told = self.current != self._told, self.current
+            return is_changed
+
+    def present(self) -> Capabilities:
+        """Look at the file, for what is about to be done."""
+        with self._lock:
+            self._look()
+            return self.current
+
+    def forbids_command(self, user: str | None) -> str | None:
+        """Why a program that the Manager names must not be run as this user (null: as the Daemon's own), or None."""
+        allowed = self.present()
+        name = user or ("root" if os.geteuid() == 0 else os.environ.get("USER", ""))
+        if not allowed.scripts:
+            return "this host does not let the Manager run commands (scripts in its capability file)"
+        if "*" not in allowed.run_as and name not in allowed.run_as:
+            return f"this host does not let the Manager run commands as {name} (run_as in its capability file)"
+        return None
+
+    def _look(self) -> None:
         before = self.current
         try:
             content, facts = self._system.read_with_facts(self._path, MAX_BYTES + 1)
             folder = self._system.facts(self._path.rpartition("/")[0] or "/")
         except FileNotFoundError:
             self._seen, self.current = None, _uniform("missing", True)
-            return self.current != before
+            return
         except OSError as error:
-            return self._deny("unsafe", f"cannot be read: {error}", before)
+            self._deny("unsafe", f"cannot be read: {error}", before)
+            return
         seen = (facts, content, folder.owner, folder.mode)
         if seen == self._seen:
-            return False
+            return
         self._seen = seen
         if not facts.is_regular or facts.owner != 0 or facts.mode & 0o022 or folder.owner != 0 or folder.mode & 0o022:
-            return self._deny(
-                "unsafe", "must be a file of root in a directory of root, writable by nobody else", before
-            )
+            self._deny("unsafe", "must be a file of root in a directory of root, writable by nobody else", before)
+            return
         try:
             self.current = parse_capabilities(self._load(content))
         except ValueError as error:
-            return self._deny("invalid", str(error), before)
+            self._deny("invalid", str(error), before)
+            return
         log.info("capabilities come from %s", self._path)
-        return self.current != before
 
-    def _deny(self, state: str, reason: str, before: Capabilities) -> bool:
+    def _deny(self, state: str, reason: str, before: Capabilities) -> None:
         self.current = _uniform(state, False)
         if self.current != before:
             log.error("%s %s; everything it could allow is denied", self._path, reason)
-        return self.current != before
 
     def _load(self, content: bytes) -> Any:
         if len(content) > MAX_BYTES:

@@ -13,8 +13,9 @@ from daemon.spool import Item, Spool
 from daemon.state import InstanceState, store_settings
 from daemon.system import System
 from daemon.version import VERSION
-from protocol.checkin import CheckIn, CheckInAnswer, Dropped
+from protocol.checkin import AgentStatus, CheckIn, CheckInAnswer, Dropped
 from protocol.checkin import Clock as ClockReport
+from protocol.codec import canonical
 from protocol.inventory import Inventory, Machine, inventory_hash
 from protocol.settings import Settings
 from protocol.times import to_text
@@ -25,8 +26,6 @@ FULL_RECORDS = 200
 
 # What is left out after the Manager called a check-in invalid: nothing, the optional parts, all but one record.
 WHOLE, LEAN, SINGLE = range(3)
-
-_NO_AGENTS_HASH = hashlib.sha256(b"[]").hexdigest()
 
 log = logging.getLogger("daemon.checkin")
 
@@ -54,6 +53,7 @@ class CheckIns:
         read_inventory: Callable[[], Inventory],
         settings: Settings,
         on_settings: Callable[[Settings], None],
+        read_agents: Callable[[], tuple[AgentStatus, ...]] = lambda: (),
     ) -> None:
         self._system = system
         self._state_dir = state_dir
@@ -69,7 +69,8 @@ class CheckIns:
         self._settings_error: str | None = None
         self._known_inventory: str | None = None
         self._wants_inventory = False
-        self._are_agents_known = False
+        self._read_agents = read_agents
+        self._known_agents: str | None = None
         self._challenge: str | None = None
         self._is_audit_doubtful = False
         self._max_bytes = FULL_BYTES
@@ -93,6 +94,8 @@ class CheckIns:
         inventory = self._read_inventory()
         digest = inventory_hash(inventory)
         is_inventory_due = self._wants_inventory or (self._known_inventory or digest) != digest
+        agents = self._read_agents()
+        agents_hash = hashlib.sha256(canonical(agents).encode("utf-8")).hexdigest()
         losses = self._spool.losses()
         message = CheckIn(
             instance_id=state.instance_id,
@@ -114,8 +117,8 @@ class CheckIns:
                 losses.epoch, losses.records, None if losses.since_wall is None else to_text(losses.since_wall)
             ),
             events=tuple(events),
-            agents_hash=_NO_AGENTS_HASH,
-            agents=None if self._are_agents_known or self._cut != WHOLE else (),
+            agents_hash=agents_hash,
+            agents=None if self._known_agents == agents_hash or self._cut != WHOLE else agents,
             capabilities=self._capabilities.current,
             clock=ClockReport(self._clock.offset_ms(), self._round_trip_ms),
             audit_head=state.audit_head,
@@ -137,7 +140,7 @@ class CheckIns:
             log.warning("the Manager will never take %s: %s", batch.id, batch.reason)
         self._known_inventory = sent.message.inventory_hash
         self._wants_inventory = answer.want_inventory
-        self._are_agents_known = not answer.want_agents
+        self._known_agents = None if answer.want_agents else sent.message.agents_hash
         self._challenge = None
         self._round_trip_ms = int(round_trip_s * 1000)
         self._max_bytes = min(FULL_BYTES, self._max_bytes * 2)
@@ -149,7 +152,7 @@ class CheckIns:
     def enrolled(self, settings: Settings) -> None:
         """A new identity brings settings of its own, and a Manager that knows nothing of this host yet."""
         self._known_inventory = None
-        self._are_agents_known = False
+        self._known_agents = None
         self._challenge = None
         self._apply(settings)
 

@@ -11,7 +11,11 @@ from typing import Any, Callable, NamedTuple
 from urllib.parse import urlsplit
 
 from daemon.yamlread import YamlProblem, read_yaml
+from protocol.limits import AGENTS as AGENT_COUNT
+from protocol.manifests import problem_of
 
+# A list of manifests, which only the file can hold.
+AGENTS = "agents"
 CAPABILITIES = "/etc/ops-scaffold/capabilities.yaml"
 
 
@@ -47,6 +51,8 @@ KEYS = (
     Key("log.format", "text", "text or json", lambda value: value in ("text", "json")),
     Key("log.level", None, "debug, info, warning or error", lambda v: v in ("debug", "info", "warning", "error")),
     Key("collector.gpu", "auto", "auto or off", lambda value: value in ("auto", "off")),
+    Key("rpc.socket", None, "an absolute path", lambda value: value.startswith("/")),
+    Key("agents_at_exit", "keep", "keep or stop", lambda value: value in ("keep", "stop")),
 )
 
 
@@ -86,11 +92,31 @@ def resolve(arguments: list[str], environ: dict[str, str]) -> dict[str, Any]:
         if value is not None and not (isinstance(value, str) and key.is_valid(value)):
             problems.append(f"{key.name} = {value!r} (from {source}): must be {key.allowed}")
         found[key.name.replace(".", "_")] = value
+    found[AGENTS] = _agents(from_file.get(AGENTS), str(given["config"]), problems)
     if not given["capabilities"].startswith("/"):
         problems.append("--capabilities: must be an absolute path")
     if problems:
         raise Problems("\n".join(problems))
     return found
+
+
+def _agents(raw: object, source: str, problems: list[str]) -> list[Any]:
+    """The manifests that the host declares itself; each problem with its name."""
+    if raw is None:
+        return []
+    if not isinstance(raw, list) or len(raw) > AGENT_COUNT:
+        problems.append(f"{AGENTS} (from {source}): must be a list of at most {AGENT_COUNT} manifests")
+        return []
+    names: set[object] = set()
+    for index, manifest in enumerate(raw):
+        problem = problem_of(manifest, f"{AGENTS}.{index}")
+        if problem is not None:
+            problems.append(f"{problem} (from {source})")
+        elif manifest["name"] in names:
+            problems.append(f"{AGENTS}.{index}.name: is used twice (from {source})")
+        else:
+            names.add(manifest["name"])
+    return raw
 
 
 def main() -> int:
@@ -123,7 +149,7 @@ def _load_file(name: str | None, problems: list[str]) -> dict[str, Any]:
 def _flatten(tree: dict[str, Any], problems: list[str], prefix: str = "") -> dict[str, Any]:
     """`{"log": {"format": …}}` as `{"log.format": …}`; names that nobody knows are problems."""
     flat: dict[str, Any] = {}
-    names = {key.name for key in KEYS}
+    names = {AGENTS, *(key.name for key in KEYS)}
     for name, value in tree.items():
         path = f"{prefix}{name}"
         if path in names:

@@ -82,6 +82,11 @@ class Connection:
         status, raw = self._exchange("POST", path, body, headers, timeout_s or ANSWER_S)
         return status, Fields(decode(raw, ANSWER_BYTES))
 
+    def post_bytes(self, path: str, body: bytes) -> Fields:
+        """Send bytes as they are; the answer is JSON as ever."""
+        headers = {"Content-Type": "application/octet-stream"}
+        return Fields(decode(self._exchange("POST", path, body, headers, ANSWER_S)[1], ANSWER_BYTES))
+
     def get(self, path: str) -> bytes:
         """Fetch something that is not JSON."""
         return self._exchange("GET", path, None, {}, ANSWER_S)[1]

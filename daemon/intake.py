@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from typing import Any, Callable
 
 from daemon.clock import Clock
@@ -43,6 +44,7 @@ class Intake:
         self._logbook = logbook
         self._hand_over = hand_over
         self._forgeries: set[str] = set()
+        self._resumed: set[str] = set()
 
     def in_flight(self) -> list[str]:
         """Commands whose end the Manager does not know yet."""
@@ -68,27 +70,38 @@ class Intake:
             self._outbox.add(ended(command.id, EXPIRED, NOT_DELIVERED, "came after its deadline", self._clock.text()))
         return is_new
 
-    def catch_up(self) -> None:
-        """After a start: report again what was not heard, call what was cut short interrupted, run the rest."""
+    def catch_up(self, resumable: Collection[str] = ()) -> None:
+        """After a start: report again what was not heard, call what was cut short interrupted, run the rest.
+
+        Commands of the `resumable` kinds are handed over again: what does them keeps a journal of its own.
+        """
         for entry in self._journal.unreported():
             if entry.result is not None:
                 self._outbox.add(_report(entry.result))
                 continue
             if entry.stage == RECEIVED:
                 self._resume(entry.command)
+            elif entry.stage == STARTED and entry.command.get("kind") in resumable:
+                self._resumed.add(entry.id)
+                self._resume(entry.command, is_started=True)
             elif entry.stage == STARTED:
                 words = "the Daemon or the machine died in the middle of it"
                 self.finish(ended(entry.id, INTERRUPTED, INTERRUPTED_CODE, words, self._clock.text()))
+
+    def is_resumed(self, command_id: str) -> bool:
+        """Whether this command was started by an earlier Daemon already."""
+        return command_id in self._resumed
 
     def finish(self, result: Result) -> None:
         """Write down how a command ended, then report it."""
         self._journal.finish(result.command, decode(encode(result), MIB))
         self._outbox.add(result)
 
-    def _resume(self, stored: dict[str, Any]) -> None:
+    def _resume(self, stored: dict[str, Any], is_started: bool = False) -> None:
         try:
             command = parse_command(Fields(stored))
-            self._journal.start(command.id)
+            if not is_started:
+                self._journal.start(command.id)
         except (ProtocolError, OSError) as error:
             log.error("a command in the journal cannot be run: %s", error)  # noqa: TRY400
             return

@@ -1,9 +1,16 @@
-"""The Daemon's log: JSON or text lines on stdout, secrets blackened, the newest kept in memory for `log.tail`."""
+"""The Daemon's log: JSON or text lines on stdout, secrets blackened; the newest in memory, more in a bounded file.
+
+Wherever stdout goes (systemd, a terminal, nowhere), the file in the state directory is what `agent.logs` reads.
+"""
+
+# Paths are plain strings and `os` calls: pathlib would cost the resident process memory for nothing.
+# ruff: noqa: PTH105
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import sys
 from collections import deque
@@ -12,9 +19,11 @@ from protocol.times import to_text
 
 TAIL_LINES = 500
 LINE_CHARS = 2000
+FILE_BYTES = 2 * 1024 * 1024
+FILES_KEPT = 2
 
 _SECRETS = re.compile(
-    r"(?i)(?P<name>[\w-]*(?:token|password|passwd|secret|authorization|api[_-]?key|command_key|ticket|lease)[\w-]*)"
+    r"(?i)(?P<name>[\w-]{0,64}(?:token|password|passwd|secret|authorization|api[_-]?key|command_key|ticket|lease)[\w-]*)"
     r"(?P<gap>[\"']?\s*[:=]\s*[\"']?)(?P<value>(?:bearer\s+|basic\s+)?[^\s\"',;&}]+)"
 )
 _BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}")
@@ -63,7 +72,56 @@ class _Tail(logging.Handler):
         self.lines.append(self.format(record))
 
 
+class _File(logging.Handler):
+    """Keeps more of them, in a file that is renamed when it is full. A disk that refuses costs lines, nothing else."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._path = path
+        self._fd = -1
+        self._size = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        data = self.format(record).encode("utf-8", "replace") + b"\n"
+        try:
+            if self._fd < 0 or self._size + len(data) > FILE_BYTES:
+                self._open(len(data))
+            self._size += os.write(self._fd, data)
+        except OSError:
+            # There is nowhere to say it but stdout, where the line itself is.
+            return
+
+    def _open(self, room: int) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+        # Never through a link; made anew if somebody took it away.
+        self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        self._size = os.fstat(self._fd).st_size
+        if self._size and self._size + room > FILE_BYTES:
+            for number in range(FILES_KEPT, 0, -1):
+                older = self._path if number == 1 else f"{self._path}.{number - 1}"
+                if os.path.lexists(older):
+                    os.replace(older, f"{self._path}.{number}")
+            os.close(self._fd)
+            self._fd = -1
+            self._open(room)
+
+
 _tail = _Tail()
+_files: list[_File] = []
+
+
+def file_path(directory: str) -> str:
+    """Where the log of a Daemon with this state directory is."""
+    return f"{directory}/daemon.log"
+
+
+def keep_in(directory: str) -> None:
+    """From the next line on, keep a bounded file as well."""
+    handler = _File(file_path(directory))
+    handler.setFormatter(_tail.formatter)
+    _files[:] = [handler]
+    logging.getLogger().addHandler(handler)
 
 
 def set_up(log_format: str, level: str) -> None:
@@ -73,7 +131,9 @@ def set_up(log_format: str, level: str) -> None:
     _tail.setFormatter(formatter)
     stream = logging.StreamHandler(sys.stdout)
     stream.setFormatter(formatter)
-    root.handlers[:] = [stream, _tail]
+    for handler in _files:
+        handler.setFormatter(formatter)
+    root.handlers[:] = [stream, _tail, *_files]
     root.setLevel(level.upper())
 
 

@@ -10,6 +10,7 @@ import sys
 from collections import deque
 
 from daemon import logs
+from daemon.agent_config import AgentConfigs
 from daemon.capabilities import CapabilityFile
 from daemon.checkin import CheckIns
 from daemon.clock import Clock
@@ -28,11 +29,16 @@ from daemon.measure import Logbook
 from daemon.notify import Notifier
 from daemon.outbox import Outbox
 from daemon.procfs import Kernel
+from daemon.rpc import RpcServer
 from daemon.sampling import Sampler
 from daemon.spool import Spool
 from daemon.state import InstanceState, load_settings
+from daemon.streams import DAEMON, Logs
+from daemon.supervisor.orders import agent_handlers
+from daemon.supervisor.supervisor import Supervisor
 from daemon.system import System
 from daemon.version import VERSION
+from protocol.checkin import AgentStatus
 from protocol.commands import Command
 from protocol.settings import Settings
 
@@ -41,7 +47,17 @@ EXIT_REJECTED = 3
 EXIT_RUNNING = 4
 
 STOP_S = 10.0
+AGENTS_STOP_S = 6.0
+BRIEFLY_S = 1.0
 TICK_S = 60.0
+NEWS_S = 0.3
+NEWS_AGAIN_S = 10.0
+NEVER = float("inf")
+
+# Commands that a crash cuts short, but whose work has a journal of its own.
+RESUMABLE = frozenset({"agent.configure"})
+SOCKET_VARIABLE = "OPS_DAEMON_SOCKET"
+"""Tells agents where the Daemon's local socket is."""
 
 log = logging.getLogger("daemon")
 
@@ -57,6 +73,9 @@ class Daemon:
         self._inbox: deque[Command] = deque()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._signals: deque[int] = deque()
+        self._is_news = False
+        self._last_news = 0.0
+        self._next_news = NEVER
         state_dir = local.state_dir
         kernel = Kernel(system)
         machine = read_machine(system, kernel)
@@ -72,9 +91,18 @@ class Daemon:
         self._capabilities = CapabilityFile(system, local.capabilities)
         self._intake = Intake(self._identity, self._clock, self._journal, self._outbox, self._logbook, self._hand_over)
         self._gpu = GpuReader(system, local.collector_gpu == "auto")
+        self._supervisor = Supervisor(
+            system, self._clock, self._logbook, state_dir, machine.boot_id, self._agents_changed,
+            {SOCKET_VARIABLE: local.socket_path}, self._capabilities.forbids_command,
+        )  # fmt: skip
+        self._configs = AgentConfigs(
+            system, f"{state_dir}/config", self._supervisor, self._logbook,
+            lambda: self._capabilities.present().config, self._agents_changed, self._capabilities.forbids_command,
+        )  # fmt: skip
+        self._rpc = RpcServer(system, self._supervisor)
         self._checkins = CheckIns(
             system, state_dir, self._state, self._clock, self._spool, self._logbook, self._capabilities, machine,
-            self._inventory.read, self._settings, self._apply,
+            self._inventory.read, self._settings, self._apply, self._read_agents,
         )  # fmt: skip
         credentials = Credentials(system, self._identity, self._clock, self._state, self._logbook, machine)
         self._link = Link(
@@ -87,7 +115,16 @@ class Daemon:
         )  # fmt: skip
         self._courier = Courier(self._link, self._outbox, self._sampler, self._clock)
         around = Surroundings(system, lambda: self._checkins.settings.version, self._link.check_in_now)
-        self._runner = Runner(system, self._clock, handlers(around), self._intake, self._outbox)
+        self._logs = Logs(system, self._clock, self._log_paths, self._link.new_connection)
+        table = {
+            **handlers(around),
+            **agent_handlers(self._supervisor),
+            "agent.configure": self._configs.configure,
+            "agent.read_config": self._configs.read,
+            "agent.logs": self._logs.read,
+            "agent.stream_logs": self._logs.stream,
+        }
+        self._runner = Runner(system, self._clock, table, self._intake, self._outbox, self._nudge)
 
     def run(self) -> int:
         """Until a signal says otherwise. The exit code."""
@@ -96,9 +133,13 @@ class Daemon:
             return EXIT_SETTINGS
         self._listen_to_signals()
         self._set_up_logs()
-        self._apply(self._settings)
         self._report_start()
-        self._intake.catch_up()
+        self._configs.settle()
+        self._supervisor.use_host(self._local.agents)
+        self._apply(self._settings)
+        self._intake.catch_up(RESUMABLE)
+        self._configs.resume()
+        self._rpc.listen(self._local.socket_path)
         self._sampler.start()
         self._link.start()
         self._notifier.send("READY=1")
@@ -115,12 +156,15 @@ class Daemon:
         next_tick = 0.0
         while True:
             try:
-                left = max(0.0, next_tick - self._system.boottime())
-                if select.select([self._wake_read], [], [], left)[0]:
+                left = max(0.0, min(next_tick, self._next_news) - self._system.boottime())
+                ready = select.select([self._wake_read, self._rpc.fileno()], [], [], left)[0]
+                if self._wake_read in ready:
                     os.read(self._wake_read, 4096)
+                self._rpc.serve()
                 if self._system.boottime() >= next_tick:
                     self._tick()
                     next_tick = self._system.boottime() + pause
+                self._tell_news()
                 while self._inbox:
                     self._runner.run(self._inbox.popleft())
                     self._nudge()
@@ -138,13 +182,23 @@ class Daemon:
 
     def _tick(self) -> None:
         now = self._system.boottime()
-        if now < self._link.alive_until and now < self._sampler.alive_until:
+        if now < min(self._link.alive_until, self._sampler.alive_until, self._supervisor.alive_until):
             self._notifier.send("WATCHDOG=1")
         else:
             log.error("a thread has not moved for too long; the watchdog is not told that all is well")
         manager_now = self._clock.manager_now()
         if manager_now is not None:
             self._journal.forget(manager_now)
+        self._rpc.tend()
+
+    def _tell_news(self) -> None:
+        """What changed among the agents is told soon, but not every little step of it."""
+        now = self._system.boottime()
+        if self._is_news and self._next_news == NEVER:
+            self._next_news = max(now + NEWS_S, self._last_news + NEWS_AGAIN_S)
+        if now >= self._next_news:
+            self._is_news, self._last_news, self._next_news = False, now, NEVER
+            self._link.check_in_now()
 
     def _reload(self) -> None:
         """SIGHUP: read the settings again. Wrong ones change nothing; a new state directory needs a restart."""
@@ -160,6 +214,7 @@ class Daemon:
             self._local = fresh
             self._set_up_logs()
             self._inventory.refresh()
+            self._supervisor.use_host(fresh.agents)
             if is_moved:
                 self._link.use(fresh.manager_url, fresh.manager_proxy)
             else:
@@ -169,6 +224,10 @@ class Daemon:
 
     def _stop(self) -> None:
         self._notifier.send("STOPPING=1")
+        self._rpc.close()
+        self._configs.stop(BRIEFLY_S)
+        self._logs.stop(BRIEFLY_S)
+        self._supervisor.stop(AGENTS_STOP_S, self._local.agents_at_exit == "stop")
         self._link.stop(STOP_S)
         self._courier.stop(STOP_S)
         self._sampler.stop(STOP_S)
@@ -202,9 +261,20 @@ class Daemon:
     # ---- called from other threads
 
     def _apply(self, settings: Settings) -> None:
+        self._supervisor.use_settings(settings.version, settings.agents)
         self._spool.set_limits(settings.spool)
         self._sampler.use(settings.metrics_interval_s, settings.live_max_s)
         self._set_up_logs()
+
+    def _read_agents(self) -> tuple[AgentStatus, ...]:
+        if self._configs.look():
+            self._agents_changed()
+        return self._supervisor.agents()
+
+    def _log_paths(self, name: str) -> list[str] | None:
+        if name == DAEMON:
+            return [logs.file_path(self._local.state_dir)]
+        return self._supervisor.log_paths(name)
 
     def _hand_over(self, command: Command) -> None:
         self._inbox.append(command)
@@ -212,6 +282,10 @@ class Daemon:
 
     def _watch_until(self, until: str) -> None:
         self._sampler.watch_until(until)
+
+    def _agents_changed(self) -> None:
+        self._is_news = True
+        self._wake()
 
     def _nudge(self) -> None:
         self._courier.nudge()
@@ -240,6 +314,7 @@ def main(arguments: list[str]) -> int:
         if not system.lock(f"{local.state_dir}/lock"):
             log.error("another daemon runs with %s", local.state_dir)
             return EXIT_RUNNING
+        logs.keep_in(local.state_dir)
         daemon = Daemon(system, local, arguments, notifier)
     except (OSError, IdentityError) as error:
         log.error("cannot start: %s", error)  # noqa: TRY400

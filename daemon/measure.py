@@ -28,10 +28,14 @@ class Logbook:
         """A measurement."""
         self._spool.append(METRICS, encode(self._stamped(point)))
 
-    def add_event(self, kind: str, severity: str, message: str, data: dict[str, Any] | None = None) -> None:
-        """Something that happened on this host."""
-        event = Event("new", self._clock.text(), kind, severity, message[:1000], data)
-        self._spool.append(EVENT, encode(self._stamped(event)))
+    def add_event(
+        self, kind: str, severity: str, message: str, data: dict[str, Any] | None = None, ago_s: float = 0.0
+    ) -> None:
+        """Something that happened on this host, `ago_s` before now but in this boot."""
+        stamp = to_text(self._clock.best_now() - ago_s)
+        record = self._stamped(Event("new", stamp, kind, severity, message[:1000], data))
+        record["boottime_s"] -= ago_s
+        self._spool.append(EVENT, encode(record))
 
     def read(self, items: list[Item]) -> tuple[list[Batch], list[Event], list[str]]:
         """Items of the spool as messages; the third list names those that make no sense and will never be sent."""

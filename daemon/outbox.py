@@ -113,4 +113,6 @@ def send_reports(connection: Connection, outbox: Outbox, clock: Clock, reports: 
 
 
 def _weight(report: Report) -> int:
-    return 512 + (len(report.data) * 4 // 3 if isinstance(report, Output) else 0)
+    if isinstance(report, Output):
+        return 512 + len(report.data) * 4 // 3
+    return 512 + (len(encode(report.data)) if isinstance(report, Result) and report.data else 0)

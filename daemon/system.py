@@ -1,7 +1,7 @@
 """The one place that touches the operating system: clocks, files, processes. Tests put faults here and nowhere else."""
 
 # Paths are plain strings and `os` calls: pathlib would cost the resident process memory for nothing.
-# ruff: noqa: PTH101, PTH102, PTH105, PTH108, PTH115, PTH116, PTH208
+# ruff: noqa: PTH101, PTH102, PTH105, PTH106, PTH108, PTH115, PTH116, PTH208
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ import select
 import signal
 import stat
 import time
+from collections.abc import Mapping
 from typing import NamedTuple
+
+SHIM_LOCK_FD = 9
 
 
 class Finished(NamedTuple):
@@ -46,6 +49,10 @@ class Child:
         self._chunks: list[bytes] = []
         self._size = 0
         self.started = started
+
+    def fileno(self) -> int:
+        """Readable when `wait` has something to do; -1 once its output is closed."""
+        return self._fd
 
     def wait(self, timeout_s: float) -> Finished | None:
         """Read until the child closes its output and ends, at most `timeout_s`; None: still running."""
@@ -124,9 +131,18 @@ class System:
         finally:
             os.close(fd)
 
+    def read_fd(self, fd: int, limit: int) -> bytes:
+        """The next `limit` bytes of an open file."""
+        return _read_all(fd, limit)
+
     def facts(self, path: str) -> FileFacts:
         """Owner, mode, size and time of a path."""
         return _facts(os.stat(path))
+
+    def stamp(self, path: str) -> tuple[int, ...]:
+        """What changes whenever an entry is written to or replaced."""
+        found = os.stat(path, follow_symlinks=False)
+        return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
     def names(self, path: str) -> list[str]:
         """What is in a directory, sorted."""
@@ -167,6 +183,22 @@ class System:
     def open_new(self, path: str) -> int:
         """Open an empty file, whatever was there."""
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+    def open_fresh(self, path: str) -> int:
+        """Open a file that nobody else can have open: whatever had the name loses it."""
+        self.remove(path)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+    def dress(self, fd: int, mode: int, uid: int, gid: int) -> None:
+        """Owner, group and mode of an open file; in this order, since a new owner may cost it mode bits."""
+        found = os.fstat(fd)
+        if (found.st_uid, found.st_gid) != (uid, gid):
+            os.fchown(fd, uid, gid)
+        os.fchmod(fd, mode)
+
+    def link(self, source: str, target: str) -> None:
+        """A second name for the file, not for what a link points to."""
+        os.link(source, target, follow_symlinks=False)
 
     def open_slots(self, path: str) -> int:
         """Open for writing in place, made if missing."""
@@ -220,10 +252,128 @@ class System:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
 
+    def hold_lock(self, path: str) -> int | None:
+        """A descriptor that holds a lock as long as anybody has a copy of it open; None if somebody has one."""
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        return fd
+
+    def read_end(self, fd: int, limit: int) -> bytes:
+        """The last `limit` bytes of an open file."""
+        size = os.fstat(fd).st_size
+        start = max(0, size - limit)
+        return os.pread(fd, size - start, start)
+
+    def cut_file(self, path: str, kept: str, size: int) -> None:
+        """Move what is in an appended file to `kept` and empty it, under the hands of whoever writes to it.
+
+        Of a file larger than `size` only the end is kept. A line written between the last look and the cut is lost.
+        """
+        source = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        target = self.open_new(f"{kept}.new")
+        try:
+            offset = max(0, os.fstat(source).st_size - size)
+            while True:
+                done = os.sendfile(target, source, offset, 1024 * 1024)
+                if not done:
+                    break
+                offset += done
+            os.ftruncate(source, 0)
+        finally:
+            os.close(source)
+            os.close(target)
+        os.replace(f"{kept}.new", kept)
+
+    def remove_tree(self, path: str) -> None:
+        """Delete a directory and what is in it; links are deleted, not followed. Fine if it is gone."""
+        try:
+            names = os.listdir(path)
+        except FileNotFoundError:
+            return
+        for name in names:
+            inner = f"{path}/{name}"
+            if stat.S_ISDIR(os.lstat(inner).st_mode):
+                self.remove_tree(inner)
+            else:
+                os.unlink(inner)
+        os.rmdir(path)
+
     # ---- processes
 
-    def start(self, argv: list[str], stdin: bytes, limit: int = 1024 * 1024) -> Child:
-        """Start a short-lived child in a process group of its own. Its stderr is ours; `stdin` must fit a pipe."""
+    def read_proc(self, path: str, limit: int) -> bytes:
+        """A small file of /proc, whose whole content one read brings; empty if the process is gone."""
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return b""
+        try:
+            return os.read(fd, limit)
+        except OSError:
+            return b""
+        finally:
+            os.close(fd)
+
+    def pidfd(self, pid: int) -> int | None:
+        """A descriptor that becomes readable when this process ends; None if it has, or where there are none."""
+        if _pidfd_open is None:
+            return None
+        try:
+            return int(_pidfd_open(pid, 0))
+        except OSError:
+            return None
+
+    def kill(self, pid: int, number: int) -> bool:
+        """Send a signal to one process; False if it is gone or not ours to end."""
+        try:
+            os.kill(pid, number)
+        except (ProcessLookupError, PermissionError):
+            return False
+        return True
+
+    def reap(self, pid: int) -> bool:
+        """Take a child's remains away; True if there is nothing (more) to take."""
+        try:
+            return os.waitpid(pid, os.WNOHANG)[0] == pid
+        except ChildProcessError:
+            return True
+
+    def start_apart(self, argv: list[str], environ: Mapping[str, str], output: int, lock: int) -> int:
+        """Start a process in a session of its own, with `output` as stdout and stderr and `lock` as descriptor 9."""
+        actions: list[tuple[int, ...]] = [
+            (os.POSIX_SPAWN_DUP2, output, 1),
+            (os.POSIX_SPAWN_DUP2, output, 2),
+            (os.POSIX_SPAWN_DUP2, lock, SHIM_LOCK_FD),
+        ]
+        null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.posix_spawn(
+                argv[0],
+                argv,
+                environ,
+                file_actions=[(os.POSIX_SPAWN_DUP2, null, 0), *actions],
+                setsid=True,
+                setsigmask=[],
+                setsigdef=[number for number in range(1, signal.NSIG) if number not in _NOT_RESET],
+            )
+        finally:
+            os.close(null)
+
+    def start(
+        self,
+        argv: list[str],
+        stdin: bytes,
+        limit: int = 1024 * 1024,
+        environ: Mapping[str, str] | None = None,
+        is_quiet: bool = True,
+    ) -> Child:
+        """Start a short-lived child in a process group of its own. `stdin` must fit a pipe.
+
+        Its stderr is ours, unless `is_quiet` is False: then both its outputs are what is read.
+        """
         if len(stdin) > 65536:
             raise ValueError("a child's input must fit a pipe")
         in_read, in_write = os.pipe2(os.O_CLOEXEC)
@@ -232,8 +382,12 @@ class System:
             pid = os.posix_spawnp(
                 argv[0],
                 argv,
-                os.environ,
-                file_actions=[(os.POSIX_SPAWN_DUP2, in_read, 0), (os.POSIX_SPAWN_DUP2, out_write, 1)],
+                os.environ if environ is None else environ,
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, in_read, 0),
+                    (os.POSIX_SPAWN_DUP2, out_write, 1),
+                    *([] if is_quiet else [(os.POSIX_SPAWN_DUP2, out_write, 2)]),
+                ],
                 setpgroup=0,
                 setsigmask=[],
                 setsigdef=[signal.SIGPIPE, signal.SIGTERM, signal.SIGINT, signal.SIGHUP],
@@ -281,4 +435,7 @@ def _exit_code(status: int) -> int:
     return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
+# Python 3.9 knows pidfds, but only where it was built with a kernel that does.
+_pidfd_open = getattr(os, "pidfd_open", None)
+_NOT_RESET = (signal.SIGKILL, signal.SIGSTOP, 32, 33)
 _BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)

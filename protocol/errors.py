@@ -49,6 +49,7 @@ SIGNATURE_INVALID = "signature_invalid"
 CHALLENGE = "challenge"
 CHECKIN_FIRST = "checkin_first"
 UNKNOWN_COMMAND = "unknown_command"
+UNKNOWN_STREAM = "unknown_stream"
 ILLEGAL_STEP = "illegal_step"
 BODY_TOO_LARGE = "body_too_large"
 BUSY = "busy"
@@ -71,6 +72,7 @@ REASONS = frozenset(
         CHALLENGE,
         CHECKIN_FIRST,
         UNKNOWN_COMMAND,
+        UNKNOWN_STREAM,
         ILLEGAL_STEP,
         BODY_TOO_LARGE,
         BUSY,

@@ -1,22 +1,26 @@
 """Every step of a command: made, handed out, reported on, expired. A step is believed only if it is legal."""
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import and_, bindparam, or_, select, update
+from sqlalchemy import and_, bindparam, delete, or_, select, update
 from sqlalchemy.orm import Session
 
-from app.commands.models import Command
+from app.commands import dispatch
+from app.commands.hooks import hooks
+from app.commands.models import DONE, Command, Fanout, Target
+from app.commands.payloads import BYTES_AT_ONCE, complete, payload_text, stored_payloads
 from app.kernel.access import Actor
 from app.kernel.clock import now
+from app.kernel.errors import AppError
 from app.kernel.types import UtcDateTime
 from app.kernel.wake import COMMAND, wake_after_commit
 from app.nodes.enrolment import command_key
 from app.nodes.models import Node
 from protocol import states
-from protocol.codec import canonical
 from protocol.commands import Accept, Output, Report, ReportOutcome, Result, Start, state_asked_for
 from protocol.commands import Command as Order
 from protocol.errors import ILLEGAL_STEP, UNKNOWN_COMMAND
@@ -25,7 +29,6 @@ from protocol.signing import sign_command
 from protocol.times import to_datetime, to_text
 
 LEASE = timedelta(seconds=30)
-TakeResult = Callable[[Session, Command, Result], None]
 
 
 _AT = bindparam("at", type_=UtcDateTime)
@@ -50,7 +53,7 @@ def issue(
         uuid=str(uuid4()),
         node_id=node_id,
         kind=kind,
-        payload=canonical(dict(payload)),
+        payload=payload_text(payload),
         issued_at=issued_at,
         not_after=issued_at + valid_for,
         created_by=actor.username,
@@ -72,17 +75,36 @@ def deliver(session: Session, node: Node, have: Sequence[str]) -> list[Order]:
         and_(Command.state == states.DELIVERED, Command.lease_until < at),
     )
     waiting = select(Command).where(Command.node_id == node.id, due, Command.not_after > at).order_by(Command.id)
-    found = session.scalars(waiting.limit(COMMANDS).with_for_update(skip_locked=True)).all()
+    mine_now = waiting.limit(COMMANDS).with_for_update(skip_locked=True).execution_options(populate_existing=True)
+    found = session.scalars(mine_now).all()
     if not found:
         return []
-    key = command_key(node)
-    orders = []
+    key, stored, room = command_key(node), stored_payloads(session, found), BYTES_AT_ONCE
+    orders: list[Order] = []
     for command in found:
+        try:
+            payload = complete(session, command, stored[command.id])
+        except AppError as error:
+            # That may have stopped a fan-out and so taken back what was found beside it: look again.
+            _fail(session, command, str(error.message))
+            return orders or deliver(session, node, ())
+        room -= len(json.dumps(payload))
+        if room < 0 and orders:
+            break
         command.state, command.lease_until = states.DELIVERED, at + LEASE
         command.delivered_at = command.delivered_at or at
-        orders.append(_signed(command, node.uuid, key))
+        orders.append(_signed(command, payload, node.uuid, key))
     session.flush()
     return orders
+
+
+def _fail(session: Session, command: Command, why: str) -> None:
+    """What could not even be said to the host. Rarely enough that its fan-out's lock may be taken out of order."""
+    command.state, command.finished_at = states.FAILED, now()
+    command.error_code, command.error = "task_failed", why
+    session.flush()
+    for fanout in dispatch.lock_of_commands(session, command.node_id, [command.uuid]).values():
+        dispatch.settle(session, fanout, command)
 
 
 def has_waiting(session: Session, node_id: int) -> bool:
@@ -90,37 +112,60 @@ def has_waiting(session: Session, node_id: int) -> bool:
     return session.scalar(_WAITING, {"node_id": node_id, "at": now()}) is not None
 
 
-def _signed(command: Command, node_uuid: str, key: bytes) -> Order:
+def _signed(command: Command, payload: str, node_uuid: str, key: bytes) -> Order:
     issued_at, not_after = (to_text(moment.timestamp(), 6) for moment in (command.issued_at, command.not_after))
-    signature = sign_command(key, command.uuid, node_uuid, command.kind, command.payload, issued_at, not_after)
-    return Order(command.uuid, node_uuid, command.kind, command.payload, issued_at, not_after, signature)
+    signature = sign_command(key, command.uuid, node_uuid, command.kind, payload, issued_at, not_after)
+    return Order(command.uuid, node_uuid, command.kind, payload, issued_at, not_after, signature)
 
 
-def take_reports(
-    session: Session, node_id: int, reports: Sequence[Report], takers: Mapping[str, TakeResult]
-) -> list[ReportOutcome]:
-    """Reports of one host, one by one, in order: only about its own commands, only legal steps, repeats are fine."""
-    return [_take(session, node_id, report, takers) for report in reports]
+def take_reports(session: Session, node_id: int, reports: Sequence[Report]) -> list[ReportOutcome]:
+    """Reports of one host, one by one, in order: only about its own commands, only legal steps, repeats are fine.
+
+    A result that ends a target of a fan-out hands out the next one right here: nothing waits for a worker.
+    """
+    uuids = [report.command for report in reports if isinstance(report, Result)]
+    fanouts = dispatch.lock_of_commands(session, node_id, uuids) if uuids else {}
+    return [_take(session, node_id, report, fanouts) for report in reports]
 
 
-def _take(session: Session, node_id: int, report: Report, takers: Mapping[str, TakeResult]) -> ReportOutcome:
-    mine = select(Command).where(Command.uuid == report.command, Command.node_id == node_id)
-    command = session.scalar(mine.with_for_update())
+def _take(session: Session, node_id: int, report: Report, fanouts: Mapping[str, Fanout]) -> ReportOutcome:
+    mine = select(Command).where(Command.uuid == report.command, Command.node_id == node_id).with_for_update()
+    command = session.scalar(mine.execution_options(populate_existing=True))
     if command is None:
         return ReportOutcome(report.command, report.type, False, UNKNOWN_COMMAND)
+    if isinstance(report, Output):
+        return _take_output(session, command, report)
     wanted = state_asked_for(report)
-    if wanted is None or isinstance(report, Output):
+    if wanted is None or not (_is_done(command.state, wanted) or states.can_move(command.state, wanted)):
         return ReportOutcome(report.command, report.type, False, ILLEGAL_STEP)
-    if _is_done(command.state, wanted):
-        return ReportOutcome(report.command, report.type, True, None)
-    if not states.can_move(command.state, wanted):
+    if not _is_done(command.state, wanted):
+        command.state = wanted
+        _note_step(command, report)
+        session.flush()
+        _pass_on(session, command, report, fanouts.get(command.uuid))
+    return ReportOutcome(report.command, report.type, True, None)
+
+
+def _take_output(session: Session, command: Command, report: Output) -> ReportOutcome:
+    """A piece of a stream, for the feature that keeps it: also late or again, which the feature recognises."""
+    take = hooks().outputs.get(command.kind)
+    if take is None or command.state == states.QUEUED:
         return ReportOutcome(report.command, report.type, False, ILLEGAL_STEP)
-    command.state = wanted
-    _note_step(command, report)
-    if isinstance(report, Result) and command.kind in takers:
-        takers[command.kind](session, command, report)
+    take(session, command, report)
     session.flush()
     return ReportOutcome(report.command, report.type, True, None)
+
+
+def _pass_on(session: Session, command: Command, report: Report, fanout: Fanout | None) -> None:
+    """To the feature, and to the fan-out that the command belongs to."""
+    if isinstance(report, Result):
+        if take := hooks().results.get(command.kind):
+            take(session, command, report)
+        if fanout is not None:
+            dispatch.settle(session, fanout, command)
+    elif isinstance(report, Start) and command.target_id is not None:
+        dispatch.note_start(session, command)
+    session.flush()
 
 
 def _is_done(state: str, wanted: str) -> bool:
@@ -141,6 +186,8 @@ def _note_step(command: Command, report: Report) -> None:
         command.finished_at = to_datetime(report.finished_at)
         command.exit_code, command.signal, command.duration_ms = report.exit_code, report.signal, report.duration_ms
         command.error_code, command.error, command.result = report.error_code, report.error, report.data
+        command.run_as, command.is_truncated = report.user, report.truncated
+        command.stdout_bytes, command.stderr_bytes = report.stdout_bytes, report.stderr_bytes
 
 
 def _moment(text: str | None) -> datetime | None:
@@ -148,8 +195,28 @@ def _moment(text: str | None) -> datetime | None:
 
 
 def expire_overdue(session: Session) -> int:
-    """What could not be started before its deadline never will be. Open ones that did start report for themselves."""
+    """What could not be started before its deadline never will be. Open ones that did start report for themselves.
+
+    Those of fan-outs are left to their sweep.
+    """
     waiting = (states.QUEUED, states.DELIVERED)
-    overdue = update(Command).where(Command.state.in_(waiting), Command.not_after < now())
+    alone = (Command.target_id.is_(None), Command.state.in_(waiting), Command.not_after < now())
+    overdue = update(Command).where(*alone)
     changed = session.execute(overdue.values(state=states.EXPIRED, finished_at=now(), error_code="not_delivered"))
     return int(changed.rowcount)  # type: ignore[attr-defined]
+
+
+def forget_old(session: Session, before: datetime, most: int = 1000) -> bool:
+    """Delete some of what ended before then, with all that refers to it. Answers whether there may be more."""
+    ended = select(Fanout.id).where(Fanout.state == DONE, Fanout.finished_at < before).order_by(Fanout.id).limit(1)
+    fanout_id = session.scalar(ended)
+    if fanout_id is not None:
+        parts = session.scalars(select(Target.id).where(Target.fanout_id == fanout_id).limit(most)).all()
+        gone = delete(Target).where(Target.id.in_(parts)) if parts else delete(Fanout).where(Fanout.id == fanout_id)
+        session.execute(gone.execution_options(synchronize_session=False))
+        return True
+    # Found by the index of when they were issued: what ended before then was issued before then.
+    alone = (Command.issued_at < before, Command.target_id.is_(None), Command.finished_at < before)
+    old = session.scalars(select(Command.id).where(*alone).order_by(Command.issued_at).limit(most)).all()
+    session.execute(delete(Command).where(Command.id.in_(old)).execution_options(synchronize_session=False))
+    return len(old) == most

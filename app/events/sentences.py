@@ -37,6 +37,27 @@ SENTENCES: Mapping[str, tuple[LazyString, ...]] = {
     "capabilities.changed": (_l("what the host allows has changed"),),
     "command.bad_signature": (_l("a command with a wrong signature was refused"),),
     "certificate.renewed": (_l("the Daemon has a new certificate"),),
+    "agent.started": (_l("%(agent)s started"),),
+    "agent.stopped": (_l("%(agent)s stopped, as wanted"),),
+    "agent.exited": (_l("%(agent)s ended by itself"),),
+    "agent.crashed": (
+        _l("%(agent)s crashed: signal %(signal)s"),
+        _l("%(agent)s crashed: exit code %(exit_code)s"),
+        _l("%(agent)s crashed"),
+    ),
+    "agent.restarting": (_l("%(agent)s is started again"),),
+    "agent.error": (_l("%(agent)s does not stay up; it is tried again every minute"),),
+    "agent.unhealthy": (_l("%(agent)s fails its health check"),),
+    "agent.limit": (_l("%(agent)s uses more than it may"),),
+    "agent.configured": (_l("%(agent)s has a new configuration"),),
+    "agent.config_reverted": (_l("%(agent)s went back to its last good configuration"),),
+    "agent.drifted": (_l("the configuration of %(agent)s was changed on the host"),),
+    "agent.adopted": (_l("%(agent)s was found running and is watched now"),),
+    "task.run_missed": (_l("%(missed)s runs of the task “%(task)s” were missed, the last at %(scheduled_for)s"),),
+    "task.run_skipped": (
+        _l("the task “%(task)s” did not run at %(scheduled_for)s: no host fits (%(no_host)s)"),
+        _l("the task “%(task)s” did not run at %(scheduled_for)s: the run before still goes on"),
+    ),
     "audit.went_back": (_l("the Manager's audit log is shorter than the host knew it to be"),),
 }
 GOOD = frozenset({"node.enrolled", "node.approved", "node.first_seen", "node.online", "node.recovered"})
@@ -64,6 +85,8 @@ def _duration(value: object) -> str:
 SHOWN: Mapping[str, Callable[[Any], str]] = {
     "until": _moment,
     "last_heartbeat": _moment,
+    "scheduled_for": _moment,
+    "missed": format_decimal,
     "silent_s": _duration,
     "points": format_decimal,
     "step_s": format_decimal,

@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 CHANNEL = "ops:wake"
 PENDING = "pending_wakes"
 COMMAND, REVOKED, CHECK_IN, LIVE = "command", "revoked", "checkin", "live"
+NODES_IN_MESSAGE = 500
+"""So that a gateway does not hold its breath over one message about a whole fleet."""
 
 
 def wake_after_commit(session: Session, node_id: int, why: str) -> None:
@@ -40,12 +42,14 @@ def _forget(session: Session) -> None:
 
 def _send(wakes: set[tuple[int, str]]) -> None:
     grouped: dict[str, list[int]] = {}
-    for node_id, why in wakes:
+    for node_id, why in sorted(wakes):
         grouped.setdefault(why, []).append(node_id)
     try:
         pipe = ops().redis.pipeline(transaction=False)
         for why, node_ids in grouped.items():
-            pipe.publish(CHANNEL, json.dumps({"why": why, "nodes": node_ids}))
+            for first in range(0, len(node_ids), NODES_IN_MESSAGE):
+                some = node_ids[first : first + NODES_IN_MESSAGE]
+                pipe.publish(CHANNEL, json.dumps({"why": why, "nodes": some}))
         pipe.execute()
     except RedisError as error:
         log.warning("could not wake %d gateways' nodes: %s", len(wakes), type(error).__name__)

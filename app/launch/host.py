@@ -10,7 +10,13 @@ from typing import Any, NoReturn
 from config import load_settings
 
 TOKEN_VARIABLE = "OPS_JOIN_TOKEN"  # noqa: S105  a variable's name
-CONFIGURATION = "# The Daemon of the machine that the Manager runs on.\nmanager:\n  url: {url}\nstate_dir: {state}\n"
+CONFIGURATION = """\
+# The Daemon of the machine that the Manager runs on. Whoever stops the Manager stops what it runs here, too.
+manager:
+  url: {url}
+state_dir: {state}
+agents_at_exit: stop
+"""
 
 
 def main() -> NoReturn:

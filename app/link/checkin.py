@@ -3,17 +3,19 @@
 import secrets
 from datetime import datetime, timedelta
 from enum import Enum
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.agents import reporting as agents
 from app.audit.models import AuditHead
 from app.commands.actions import has_waiting
 from app.events.actions import note
 from app.events.models import Event
 from app.kernel.clock import now
 from app.link.identity import refusal
-from app.link.settings import settings_for
+from app.link.settings import settings_for, with_agents
 from app.metrics.actions import store_batches
 from app.nodes.enrolment import take_inventory, take_machine, take_version
 from app.nodes.models import MEMBERS, OFFLINE, ONLINE, Node
@@ -79,15 +81,17 @@ def take_checkin(session: Session, node: Node, message: CheckIn, ip: str) -> Che
     event_ids = _take_events(session, node, message.events, at)
     _take_losses(session, node, message)
     want_inventory = _take_facts(node, message, ip)
-    want_agents = _take_agents(node, message)
-    settings = settings_for()
+    known = agents.known_agents(session, node.id)
+    want_agents = _take_agents(session, node, known, message, at)
+    settings = settings_for(known)
+    has_settings = settings.version == message.settings_version
     return CheckInAnswer(
         ack=(*stored.acked, *event_ids),
         refused=tuple(refused),
         lease=node.lease,
         want_inventory=want_inventory,
         want_agents=want_agents,
-        settings=settings if settings.version != message.settings_version else None,
+        settings=None if has_settings else with_agents(session, node.id, settings),
         next_checkin_s=float(settings.heartbeat_interval_s),
         commands_pending=has_waiting(session, node.id),
         reenrol=False,
@@ -152,13 +156,18 @@ def _take_events(session: Session, node: Node, events: tuple[HostEvent, ...], at
                     kind=event.kind,
                     severity=event.severity,
                     message=event.message,
-                    data=event.data,
+                    data=_told_of(session, node, event, at),
                     source="host",
                     host_event_id=event.id,
                     occurred_at=occurred_at,
                 )
             )
     return list(wanted)
+
+
+def _told_of(session: Session, node: Node, event: HostEvent, at: datetime) -> dict[str, Any] | None:
+    """What the timeline keeps of an event; a crash's dossier is long and has a place of its own."""
+    return agents.take_crash(session, node, event, at) if event.kind == agents.CRASHED else event.data
 
 
 def _take_losses(session: Session, node: Node, message: CheckIn) -> None:
@@ -190,9 +199,10 @@ def _take_facts(node: Node, message: CheckIn, ip: str) -> bool:
     return node.inventory_hash != message.inventory_hash
 
 
-def _take_agents(node: Node, message: CheckIn) -> bool:
-    """The task agent's state, for lists. Answers whether the agents are wanted: they changed but were not sent."""
+def _take_agents(session: Session, node: Node, known: list[agents.Known], message: CheckIn, at: datetime) -> bool:
+    """All agents, and the one for tasks again for lists of nodes. Answers whether they changed but were not sent."""
     if message.agents is not None:
+        agents.take_agents(session, node, known, message.agents, at)
         node.agents_hash = message.agents_hash
         task_agent = next((agent for agent in message.agents if agent.type == "task"), None)
         node.agent_status = task_agent.status if task_agent else "unknown"

@@ -51,13 +51,18 @@ class Rates:
         self._buckets[who, kind] = (tokens - 1, at)
 
 
-def body(max_bytes: int, *, may_be_gzip: bool = False) -> Fields:
-    """The JSON object of a request, within bounds before and after decompression."""
+def raw_body(max_bytes: int) -> bytes:
+    """The bytes of a request as they came, within bounds."""
     if request.content_length is None:
         raise LengthRequiredError
     if request.content_length > max_bytes:
         raise ProtocolError("body", f"must not exceed {max_bytes} bytes", wire.TOO_LARGE, wire.BODY_TOO_LARGE)
-    raw = request.get_data(cache=False)
+    return request.get_data(cache=False)
+
+
+def body(max_bytes: int, *, may_be_gzip: bool = False) -> Fields:
+    """The JSON object of a request, within bounds before and after decompression."""
+    raw = raw_body(max_bytes)
     encoding = request.headers.get("Content-Encoding", "")
     if encoding == "gzip" and may_be_gzip:
         raw = decompress(raw, max_bytes)

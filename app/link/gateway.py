@@ -13,6 +13,7 @@ from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 from app.commands import actions as commands
+from app.kernel import streams
 from app.kernel.clock import now
 from app.kernel.context import ops
 from app.kernel.db import db, in_transaction, reading
@@ -23,10 +24,9 @@ from app.kernel.telemetry import HELD_POLLS
 from app.kernel.wake import CHECK_IN, LIVE, REVOKED
 from app.link import live
 from app.link.checkin import ChallengeError, take_checkin
-from app.link.edges import Rates, answer, body, refused
+from app.link.edges import Rates, answer, body, raw_body, refused
 from app.link.identity import Peer, certificate_der, peer, refusal
-from app.link.settings import settings_for
-from app.link.takers import TAKERS
+from app.link.settings import first_settings
 from app.link.waiting import DRAINING, GONE, REPLACED, Waiter, Waiters
 from app.nodes import enrolment, install
 from app.nodes.models import MEMBERS, Node, NodeCertificate
@@ -44,7 +44,9 @@ from protocol.enrolment import (
     parse_recover,
     parse_renew,
 )
+from protocol.errors import ProtocolError
 from protocol.metrics import LiveAnswer, parse_live
+from protocol.streams import StreamAnswer
 from protocol.times import to_text
 from protocol.version import INSTANCE_HEADER
 
@@ -119,7 +121,7 @@ def enroll() -> Response:
             to_text(certificate.not_after.timestamp()),
             to_pem(ops().keys.authority.certificate).decode(),
             enrolment.command_key(node),
-            settings_for(),
+            first_settings(session, node.id),
             server_time(),
         )
     )
@@ -309,7 +311,7 @@ def _take_reports(found: Peer, messages: tuple[Any, ...]) -> list[Any]:
 
     def take() -> list[Any]:
         _check_instance(session, found)
-        return commands.take_reports(session, found.node_id, messages, TAKERS)
+        return commands.take_reports(session, found.node_id, messages)
 
     return in_transaction(session, take)
 
@@ -321,3 +323,27 @@ def live_samples() -> Response:
     message = parse_live(body(limits.LIVE_BYTES))
     live.keep(found.node_id, message.samples)
     return answer(LiveAnswer(live.wanted_until(found.node_id)))
+
+
+@gateway.post("/streams/<stream_id>")
+def take_stream(stream_id: str) -> Response:
+    """A piece of what somebody looks at just now. The node is the one that the stream was opened for, or nobody."""
+    found = caller()
+    rates().take(found.node_id, "streams", 100, 200)
+    offset, is_end = _stream_place()
+    if "Content-Encoding" in request.headers:
+        raise ProtocolError("Content-Encoding", "is not allowed here")
+    taken = streams.write(stream_id, found.node_id, offset, raw_body(limits.STREAM_BYTES), is_end=is_end)
+    if taken is None:
+        raise refusal(wire.NOT_FOUND, wire.UNKNOWN_STREAM, "there is no such stream")
+    return answer(StreamAnswer(taken.next, taken.is_closed, server_time()))
+
+
+def _stream_place() -> tuple[int, bool]:
+    """Where the piece begins, and whether it is the last one."""
+    offset, end = request.args.get("offset", ""), request.args.get("end", "0")
+    if not (offset.isascii() and offset.isdigit() and len(offset) <= 15):
+        raise ProtocolError("offset", "must be a number of bytes")
+    if end not in ("0", "1"):
+        raise ProtocolError("end", "must be 0 or 1")
+    return int(offset), end == "1"

@@ -2,7 +2,7 @@
 
 Whoever waits registers first, then looks in the database, then waits; so nothing committed in between is missed. One
 greenlet listens to Redis; another asks the database once a second, so that a lost message or a dead Redis costs a
-second and not a poll.
+second and not a poll. Where many hosts are woken at once, a third one lets them go a few at a time.
 """
 
 import logging
@@ -34,6 +34,10 @@ log = logging.getLogger(__name__)
 SWEEP_S = 1.0
 GONE, REPLACED, DRAINING = "gone", "replaced", "draining"
 PRESENCE_S = 5.0
+ANSWERED_AT_ONCE = 50
+"""Of hosts that are woken together, so many are answered at a time: more would only wait for the database, and keep
+everybody else waiting for it too."""
+PACE_S = 0.005
 LOOK_BACK = timedelta(seconds=10)
 """Transactions do not commit in the order of their times: each sweep looks this far back again."""
 
@@ -59,6 +63,9 @@ class Waiters:
     def __init__(self) -> None:
         self._held: dict[int, Waiter] = {}
         self._lost: dict[int, datetime] = {}
+        self._backlog: dict[int, None] = {}
+        self._answered: set[Waiter] = set()
+        self.has_backlog = threading.Event()
         self.known = KnownPeers()
         self.watched: set[int] = set()
         """Hosts that somebody looks at, as of a second ago."""
@@ -76,6 +83,7 @@ class Waiters:
         return waiter
 
     def leave(self, waiter: Waiter) -> None:
+        self._answered.discard(waiter)
         if self._held.get(waiter.node_id) is waiter:
             del self._held[waiter.node_id]
             if GONE in waiter.reasons:
@@ -87,9 +95,24 @@ class Waiters:
         return lost
 
     def wake(self, node_ids: Iterable[int], why: str) -> None:
-        for node_id in node_ids:
+        held = [node_id for node_id in node_ids if node_id in self._held]
+        if why == COMMAND and len(held) > ANSWERED_AT_ONCE:
+            self._backlog |= dict.fromkeys(held)
+            self.has_backlog.set()
+            return
+        for node_id in held:
+            self._held[node_id].wake(why)
+
+    def wake_some(self) -> None:
+        """Of many that have commands, as many as those that were woken before have left room for."""
+        while self._backlog and len(self._answered) < ANSWERED_AT_ONCE:
+            node_id = next(iter(self._backlog))
+            del self._backlog[node_id]
             if waiter := self._held.get(node_id):
-                waiter.wake(why)
+                self._answered.add(waiter)
+                waiter.wake(COMMAND)
+        if not self._backlog:
+            self.has_backlog.clear()
 
     def wake_others(self, node_id: int, instance: str) -> None:
         """A new instance of a Daemon was accepted: a poll that an older one still holds is over."""
@@ -103,7 +126,7 @@ class Waiters:
 
 
 class Watch:
-    """The two greenlets of a gateway process that wake its waiters."""
+    """The greenlets of a gateway process that wake its waiters."""
 
     def __init__(self, app: Flask, waiters: Waiters, redis: Redis) -> None:
         self._app, self._waiters, self._redis = app, waiters, redis
@@ -112,7 +135,7 @@ class Watch:
         self.started_at: datetime = now()
 
     def start(self) -> None:
-        for run in (self._listen, self._sweep):
+        for run in (self._listen, self._sweep, self._pace):
             threading.Thread(target=run, daemon=True, name=run.__name__).start()
 
     def _listen(self) -> None:
@@ -134,6 +157,12 @@ class Watch:
         if why == REVOKED:
             self._waiters.known.drop(set(node_ids))
         self._waiters.wake(node_ids, why)
+
+    def _pace(self) -> None:
+        while True:
+            self._waiters.has_backlog.wait()
+            self._waiters.wake_some()
+            time.sleep(PACE_S)
 
     def _sweep(self) -> None:
         while True:

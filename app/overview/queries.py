@@ -9,6 +9,7 @@ from functools import cached_property
 from sqlalchemy import and_, case, func, or_, select
 from sqlalchemy.orm import Session
 
+from app.agents.queries import status_counts as agent_counts
 from app.events.models import Event
 from app.events.queries import recent_events, recent_troubles
 from app.kernel.clock import now
@@ -71,19 +72,18 @@ class Dashboard:
 
 
 def dashboard(session: Session, trend_hours: int = 24) -> Dashboard:
-    columns = (Node.daemon_version, Node.agent_version, Node.agent_status)
-    daemons, agents, states = Counter[str](), Counter[str](), Counter[str]()
+    columns = (Node.daemon_version, Node.agent_version)
+    daemons, agents = Counter[str](), Counter[str]()
     counted = select(*columns, func.count()).where(members()).group_by(*columns)
-    for daemon_version, agent_version, agent_status, count in session.execute(counted):
+    for daemon_version, agent_version, count in session.execute(counted):
         daemons[daemon_version or "unknown"] += count
-        states[agent_status] += count
         if agent_version:
             agents[agent_version] += count
     return Dashboard(
         node_status_distribution=status_counts(session),
         daemon_version_distribution=dict(daemons.most_common()),
         agent_version_distribution=dict(agents.most_common()),
-        agent_statuses=states,
+        agent_statuses=agent_counts(session),
         resource_trend=fleet_trend(session, trend_hours),
         recent_events=recent_events(session, EVENTS_SHOWN),
         generated_at=now(),

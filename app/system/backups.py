@@ -36,7 +36,9 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 KEYS = "keys"
 TABLES = "tables"
-MEASURED = frozenset({"metric_points", "metric_details", "metric_5m", "metric_1h", "fleet_points", "late_buckets"})
+MEASURED = frozenset(
+    {"metric_points", "metric_details", "metric_5m", "metric_1h", "fleet_points", "late_buckets", "agent_points"}
+)
 """What `without_metrics` leaves out."""
 ROWS_AT_ONCE = 1000
 BLOCK = 1024 * 1024

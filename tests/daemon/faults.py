@@ -10,7 +10,10 @@ from daemon.system import FileFacts, System
 STEPS = (
     "open_append",
     "open_new",
+    "open_fresh",
     "open_slots",
+    "dress",
+    "link",
     "write",
     "write_at",
     "sync",

@@ -126,6 +126,10 @@ class FakeManager:
         self.twist: Callable[[dict[str, Any]], dict[str, Any]] = lambda answer: answer
         self.audit_head: AuditHead | None = None
         self.bodies: list[bytes] = []
+        self.streams: dict[str, bytearray] = {}
+        self.ended: set[str] = set()
+        self.stream_room: int | None = None
+        self.stream_words = 0
         self.faults: dict[str, Callable[[], None]] = {}
         self.after: dict[str, Callable[[], None]] = {}
         self.lock = threading.RLock()
@@ -384,6 +388,23 @@ class FakeManager:
             node.states[report.command] = wanted
         return ReportOutcome(report.command, report.type, True, None)
 
+    def stream(self, name: str, query: str, raw: bytes) -> tuple[int, Any]:
+        """As docs/protocol.md has it: every stream that a test opened in `streams`."""
+        given = dict(part.split("=") for part in query.split("&"))
+        with self.changed:
+            known = self.streams.get(name)
+            if known is None:
+                raise Refusal(errors.NOT_FOUND, errors.UNKNOWN_STREAM)
+            self.stream_words += 1
+            offset, room = int(given["offset"]), self.stream_room
+            if name not in self.ended and offset <= len(known):
+                fresh = raw[len(known) - offset :]
+                known += fresh if room is None else fresh[: max(0, room - len(known))]
+            if given.get("end") == "1" and offset + len(raw) <= len(known):
+                self.ended.add(name)
+            self.changed.notify_all()
+            return 200, {"next": len(known), "closed": name in self.ended, "server_time": self.text()}
+
     def live(self, node: Node, fields: Fields) -> tuple[int, Any]:
         message: Live = parse_live(fields)
         with self.changed:
@@ -453,12 +474,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         owner = self.owner
         owner.bodies.append(raw)
         try:
-            owner.faults.get(path, lambda: None)()
+            owner.faults.get(path.partition("?")[0], lambda: None)()
             negotiate(self.headers.get(HEADER))
             status, answer = self._route(path, raw)
             body = encode(answer)
             owner.requests.append((time.monotonic(), path, status))
-            owner.after.get(path, lambda: None)()
+            owner.after.get(path.partition("?")[0], lambda: None)()
             with owner.changed:
                 owner.changed.notify_all()
         except errors.ProtocolError as error:
@@ -481,6 +502,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _route(self, path: str, raw: bytes) -> tuple[int, Any]:
         owner = self.owner
+        place, _, query = path.partition("?")
+        if place.startswith("streams/"):
+            with owner.lock:
+                owner.identify(self.der)
+            return owner.stream(place[len("streams/") :], query, raw)
         most = {
             "checkin": CHECKIN_BYTES,
             "poll": POLL_BYTES,

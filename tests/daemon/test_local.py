@@ -27,6 +27,7 @@ def test_the_nearer_place_wins(tmp_path: Path) -> None:
         ["--config", str(file), "--state-dir", "/from/line"],
         {"OPS_STATE_DIR": "/from/env", "OPS_LOG__LEVEL": "warning", "OPS_DATABASE_URL": "another program's"},
     )
+    found["agents"] = tuple(found["agents"])
     assert LocalSettings(**found) == LocalSettings(
         manager_url="https://file:1",
         manager_proxy=None,
@@ -35,6 +36,9 @@ def test_the_nearer_place_wins(tmp_path: Path) -> None:
         log_level="warning",
         collector_gpu="auto",
         capabilities="/etc/ops-scaffold/capabilities.yaml",
+        agents_at_exit="keep",
+        rpc_socket=None,
+        agents=(),
     )
 
 
@@ -48,6 +52,38 @@ def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
         assert name in words
     assert "OPS_COLLECTOR__GPU" in words
     assert "text or json" in words
+
+
+def test_the_host_declares_agents_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    file = tmp_path / "daemon.yaml"
+    file.write_text(
+        f"state_dir: {tmp_path}\nagents_at_exit: stop\n"
+        "agents:\n  - {name: own, type: custom, start: [/bin/sleep, '7'], health: [{kind: tcp, port: 80}]}\n"
+    )
+    local = load_local(System(), ["--config", str(file)])
+    assert local.agents_at_exit == "stop"
+    assert [(agent.name, agent.start, agent.health[0].port) for agent in local.agents] == [
+        ("own", ("/bin/sleep", "7"), 80)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("agents", "name"),
+    [
+        ("{}", "agents"),
+        ("[{name: A, type: custom, start: [x]}]", "agents.0.name"),
+        ("[{name: a, type: custom, start: x}]", "agents.0.start"),
+        ("[{name: a, type: custom, start: [x], health: [{kind: http}]}]", "agents.0.health.0.url"),
+        ("[{name: a, type: custom, start: [x], colour: red}]", "agents.0.colour"),
+        ("[{name: a, type: custom, start: [x]}, {name: a, type: custom, start: [y]}]", "agents.1.name"),
+    ],
+)
+def test_agents_that_make_no_sense_are_named(tmp_path: Path, agents: str, name: str) -> None:
+    file = tmp_path / "daemon.yaml"
+    file.write_text(f"agents: {agents}\n")
+    with pytest.raises(Problems, match=name.replace(".", r"\.")):
+        resolve(["--config", str(file)], {})
 
 
 @pytest.mark.parametrize("url", ["https://", "https://h:0", "https://h:99999", "https://h/path", "h:1", "https://[::1"])
@@ -133,6 +169,15 @@ def test_what_the_file_does_not_name_is_allowed(allowed: Path, monkeypatch: pyte
 def test_a_missing_file_allows_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     current = refreshed(tmp_path / "none", monkeypatch).current
     assert current == ("missing", True, True, True, True, ("*",), ("/**",))
+
+
+def test_commands_need_scripts_and_a_user_that_is_named(allowed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = refreshed(allowed, monkeypatch)
+    assert file.forbids_command("deploy") is None
+    assert "run_as" in str(file.forbids_command("nobody"))
+    assert "run_as" in str(file.forbids_command(None))
+    allowed.write_text("allow: {scripts: false}")
+    assert "scripts" in str(file.forbids_command("deploy"))
 
 
 @pytest.mark.parametrize("mode", [0o664, 0o646, 0o666])

@@ -21,8 +21,8 @@ REPEATS = int(os.environ.get("OPS_FAULT_REPEATS", "1"))
 ALLOWED = frozenset(
     """
     __future__ __main__ abc array atexit base64 binascii bisect builtins calendar codecs collections contextlib copyreg
-    daemon datetime email encodings enum errno fcntl functools genericpath hashlib heapq hmac http io ipaddress
-    itertools json keyword linecache locale logging marshal math ntpath operator os posix posixpath protocol quopri
+    daemon datetime email encodings enum errno fcntl functools genericpath grp hashlib heapq hmac http io ipaddress
+    itertools json keyword linecache locale logging marshal math ntpath operator os posix posixpath protocol pwd quopri
     random re reprlib select selectors signal site socket ssl stat string struct sys sysconfig textwrap threading time
     token tokenize traceback types typing urllib warnings weakref zipimport zlib sre_compile sre_constants sre_parse
     """.split()

@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 from flask import Flask
 
+from app.agents.models import NodeAgent
 from app.events.actions import note
 from app.kernel.clock import now
 from app.kernel.db import db, in_transaction
@@ -23,11 +24,15 @@ FIELDS = (
 def test_it_has_every_field_of_the_contract(app: Flask, cast: dict[str, Api]) -> None:
     five_minutes = epoch_ms(now()) // 300_000 * 300_000
     with app.app_context():
-        make_node("a", version="1.4.2", agent_status="running", agent_version="1.4.2")
-        make_node("b", version="1.4.2", agent_status="backoff", agent_version="1.4.1")
-        make_node("c", status="offline", version="1.3.0", agent_status="stopped", agent_version="1.4.2")
-        make_node("d", status="unknown")
-        make_node("e", status="revoked", version="9.9.9", agent_status="running")
+        hosts = [
+            make_node("a", version="1.4.2", agent_version="1.4.2"),
+            make_node("b", version="1.4.2", agent_version="1.4.1"),
+            make_node("c", status="offline", version="1.3.0", agent_version="1.4.2"),
+            make_node("d", status="unknown"),
+            make_node("e", status="revoked", version="9.9.9"),
+        ]
+        for host, status in zip(hosts, ("running", "backoff", "stopped", "unknown", "running"), strict=True):
+            db.session.add(NodeAgent(node_id=host, name="nginx", type="custom", source="host", status=status))
         make_waiting("f")
         db.session.add(FleetPoint(ts=five_minutes, nodes=3, cpu_usage=12.5, memory_usage=50.0, disk_usage=None))
         db.session.add(FleetPoint(ts=five_minutes - 26 * 3_600_000, nodes=3, cpu_usage=1.0))

@@ -7,12 +7,25 @@ from types import ModuleType
 
 import pytest
 
-from protocol import checkin, commands, enrolment, errors, inventory, limits, metrics, settings, states, version
+from protocol import (
+    checkin,
+    commands,
+    enrolment,
+    errors,
+    inventory,
+    limits,
+    manifests,
+    metrics,
+    settings,
+    states,
+    streams,
+    version,
+)
 
 PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text("utf-8")
 UNFENCED = re.sub(r"```.*?```", "", PAGE, flags=re.DOTALL)
 CODE_WORDS = set(re.findall(r"[a-z_0-9]+", " ".join(re.findall(r"`([^`\n]+)`", UNFENCED))))
-MODULES: list[ModuleType] = [checkin, commands, enrolment, inventory, metrics, settings]
+MODULES: list[ModuleType] = [checkin, commands, enrolment, inventory, manifests, metrics, settings, streams]
 
 
 def messages() -> list[type]:
