@@ -342,6 +342,8 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50, help="of the Daemon")
     parser.add_argument("--rivals", action="store_true", help="measure circus and supervisor too")
     given = parser.parse_args()
+    # Whoever ends it early must not be left with its Daemons and agents.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     parts: dict[str, Callable[[Path], None]] = {
         "restart": lambda place: restart(place, given.tries),
         "cost": lambda place: cost(place, given.agents, given.seconds),

@@ -100,6 +100,10 @@ class System:
         """Seconds since boot, sleep included: the only clock that nobody sets."""
         return time.clock_gettime(_BOOT_CLOCK)
 
+    def thread_cpu(self) -> float:
+        """Seconds of CPU that the calling thread has used."""
+        return time.thread_time()
+
     def random_bytes(self, count: int) -> bytes:
         """From the kernel."""
         return os.urandom(count)

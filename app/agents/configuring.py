@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from difflib import unified_diff
+from difflib import SequenceMatcher, unified_diff
 from typing import Any
 
 from flask_babel import gettext as _
@@ -62,6 +62,7 @@ TRIED_AT_ONCE = 50
 """Of so many hosts a push to many is tried before it begins."""
 USUAL_PARALLEL, USUAL_ERRORS = "10%", 3
 LOST_AT_ONCE = 500
+LINES_COMPARED = 5000
 OUTCOMES = {"kept": KEPT, "reverted": REVERTED, "refused": REFUSED}
 
 
@@ -148,8 +149,8 @@ def take_theirs(session: Session, actor: Actor, node_id: int, name: str) -> Agen
             continue
         if found.get("truncated") or not isinstance(found.get("content"), str):
             raise Conflict(_("%(path)s cannot be taken over: it is too long, or no text.", path=path))
-        is_same = found["content"] == mine.get(path)
-        content = kept[path] if is_same and path in kept else as_template(found["content"], secrets)
+        facts = facts_of(_node_with_names(session, node_id), name, secrets)
+        content = _as_ours(kept.get(path, ""), mine.get(path, ""), found["content"], facts)
         files.append(TemplateFileIn(path=path, content=content))
     if not files:
         raise Conflict(_("The host has none of these files."))
@@ -158,6 +159,25 @@ def take_theirs(session: Session, actor: Actor, node_id: int, name: str) -> Agen
     _push(session, actor, agent, config)
     _record(session, actor, "agent.take_config", agent, config)
     return config
+
+
+def _as_ours(template: str, made: str, theirs: str, facts: Mapping[str, Any]) -> str:
+    """A template that makes their file. Lines that are as we made them stay what they were, where that is sure."""
+    ours, lines, new = (text.splitlines(keepends=True) for text in (template, made, theirs))
+    if len(ours) == len(lines) and len(new) <= LINES_COMPARED:
+        parts: list[str] = []
+        for word, start, end, first, last in SequenceMatcher(None, lines, new, autojunk=False).get_opcodes():
+            is_kept = word == "equal"
+            parts.append(
+                "".join(ours[start:end]) if is_kept else as_template("".join(new[first:last]), facts["secret"])
+            )
+        merged = "".join(parts)
+        try:
+            if render(merged, facts) == theirs:
+                return merged
+        except TemplateProblem:
+            pass
+    return as_template(theirs, facts["secret"])
 
 
 def configure_many(

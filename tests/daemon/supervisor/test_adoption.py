@@ -37,7 +37,10 @@ def test_by_pid_file(box: Box, foreign: subprocess.Popen[bytes], tmp_path: Path)
     assert box.book.kinds() == ["agent.adopted"]
 
 
-@pytest.mark.parametrize("text", ["", "x", "1", "0", "-1", "99999999999999999999", str(os.getpid())])
+OURS = pytest.param(str(os.getpid()), id="our own process")
+
+
+@pytest.mark.parametrize("text", ["", "x", "1", "0", "-1", "99999999999999999999", OURS])
 def test_a_pid_file_that_means_nobody(box: Box, tmp_path: Path, text: str) -> None:
     (tmp_path / "x.pid").write_text(text)
     box.add("one", [], adopt={"pid_file": str(tmp_path / "x.pid"), "control": True})
