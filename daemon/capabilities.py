@@ -10,12 +10,10 @@ import threading
 from typing import Any
 
 from daemon.system import System
+from protocol.capabilities import matches_user, parse_capabilities, uniform_capabilities
 from protocol.checkin import Capabilities
 
 MAX_BYTES = 60_000
-
-_SWITCHES = ("scripts", "terminal", "packages", "config")
-_LISTS = {"run_as": 64, "files": 1024}
 
 log = logging.getLogger("daemon.capabilities")
 
@@ -28,7 +26,7 @@ class CapabilityFile:
         self._path = path
         self._seen: object = None
         self._lock = threading.Lock()
-        self.current = self._told = _uniform("missing", True)
+        self.current = self._told = uniform_capabilities("missing", True)
 
     def refresh(self) -> bool:
         """Look at the file; True if what is allowed changed since the last call."""
@@ -49,7 +47,7 @@ class CapabilityFile:
         name = user or ("root" if os.geteuid() == 0 else os.environ.get("USER", ""))
         if not allowed.scripts:
             return "this host does not let the Manager run commands (scripts in its capability file)"
-        if "*" not in allowed.run_as and name not in allowed.run_as:
+        if not matches_user(name, allowed.run_as):
             return f"this host does not let the Manager run commands as {name} (run_as in its capability file)"
         return None
 
@@ -59,7 +57,7 @@ class CapabilityFile:
             content, facts = self._system.read_with_facts(self._path, MAX_BYTES + 1)
             folder = self._system.facts(self._path.rpartition("/")[0] or "/")
         except FileNotFoundError:
-            self._seen, self.current = None, _uniform("missing", True)
+            self._seen, self.current = None, uniform_capabilities("missing", True)
             return
         except OSError as error:
             self._deny("unsafe", f"cannot be read: {error}", before)
@@ -79,7 +77,7 @@ class CapabilityFile:
         log.info("capabilities come from %s", self._path)
 
     def _deny(self, state: str, reason: str, before: Capabilities) -> None:
-        self.current = _uniform(state, False)
+        self.current = uniform_capabilities(state, False)
         if self.current != before:
             log.error("%s %s; everything it could allow is denied", self._path, reason)
 
@@ -90,43 +88,3 @@ class CapabilityFile:
         if finished.code != 0:
             raise ValueError("is not YAML")
         return json.loads(finished.out)
-
-
-def parse_capabilities(loaded: Any) -> Capabilities:
-    """The content of the file. What it does not name is allowed; what it misspells makes it invalid."""
-    if not isinstance(loaded, dict) or set(loaded) != {"allow"} or not isinstance(loaded["allow"], dict):
-        raise ValueError("must hold one name, allow, with the capabilities under it")
-    allow = loaded["allow"]
-    unknown = set(allow) - set(_SWITCHES) - set(_LISTS)
-    if unknown:
-        raise ValueError("does not know " + ", ".join(sorted(map(str, unknown))))
-    for name in _SWITCHES:
-        if not isinstance(allow.get(name, True), bool):
-            raise ValueError(f"allow.{name} must be true or false")
-    for name, high in _LISTS.items():
-        value = allow.get(name, [])
-        if not isinstance(value, list) or len(value) > 100:
-            raise ValueError(f"allow.{name} must be a list of at most 100")
-        if not all(isinstance(word, str) and 1 <= len(word) <= high for word in value):
-            raise ValueError(f"allow.{name} must hold texts of 1 to {high} characters")
-    return Capabilities(
-        state="file",
-        scripts=allow.get("scripts", True),
-        terminal=allow.get("terminal", True),
-        packages=allow.get("packages", True),
-        config=allow.get("config", True),
-        run_as=tuple(allow.get("run_as", ["*"])),
-        files=tuple(allow.get("files", ["/**"])),
-    )
-
-
-def _uniform(state: str, is_allowed: bool) -> Capabilities:
-    return Capabilities(
-        state=state,
-        scripts=is_allowed,
-        terminal=is_allowed,
-        packages=is_allowed,
-        config=is_allowed,
-        run_as=("*",) if is_allowed else (),
-        files=("/**",) if is_allowed else (),
-    )

@@ -24,7 +24,7 @@ from app.factory import create_app
 from app.kernel.access import Actor
 from app.kernel.clock import now
 from app.kernel.db import db, in_transaction
-from app.kernel.secrets import Keys, create_missing_keys, load_keys, renew_gateway_certificate
+from app.kernel.secrets import Keys, create_missing_keys, load_keys
 from app.people import actions
 from app.people.identity import COOKIE
 from app.people.models import User
@@ -130,7 +130,6 @@ def stage(is_development: bool, hosts: int) -> Iterator[Stage]:
         settings = load_settings([], {"OPS_DATA_DIR": directory, "OPS_REDIS_URL": redis.url})
         create_missing_keys(settings)
         keys = load_keys(settings)
-        renew_gateway_certificate(settings, keys.authority)
         cookie, numbers = _furnish(settings, keys, hosts)
         with WebServer(settings, {"OPS_SERVER__DEVELOPMENT": str(is_development)}) as server:
             yield Stage(server.url, cookie, numbers)

@@ -105,6 +105,8 @@ class Keys:
     audit_seal: bytes = field(repr=False)
     """Seals the rows of the audit log; derived from `audit`."""
     authority: pki.Authority = field(repr=False)
+    gateway: ec.EllipticCurvePublicKey = field(repr=False)
+    """What hosts know every gateway of this installation by, whatever its certificate."""
 
 
 def create_missing_keys(settings: Settings) -> list[str]:
@@ -152,6 +154,7 @@ def load_keys(settings: Settings) -> Keys:
         audit=audit,
         audit_seal=_derived(audit.private_bytes_raw(), b"ops audit seal"),
         authority=pki.Authority(certificate, authority_key),
+        gateway=gateway_key.public_key(),
     )
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from app.kernel import pki
 from app.kernel.context import ops
-from app.kernel.secrets import gateway_certificate_path
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,14 @@ def ca_fingerprint() -> str:
 
 def pin() -> str:
     """For curl's --pinnedpubkey. Hosts trust no public authority for us, so they trust this one key."""
-    certificate = x509.load_pem_x509_certificate(_served_certificate())
-    key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    key = _served_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return "sha256//" + b64encode(hashlib.sha256(key).digest()).decode()
 
 
-def _served_certificate() -> bytes:
-    """What Daemons meet: our gateway's own, or the proxy's in front of it."""
-    settings = ops().settings
-    given = settings.server.gateway.proxy_certificate
-    return (Path(given) if given else gateway_certificate_path(settings)).read_bytes()
+def _served_key() -> CertificatePublicKeyTypes:
+    """What Daemons meet: our gateways' own key, or that of the proxy in front of them."""
+    given = ops().settings.server.gateway.proxy_certificate
+    return x509.load_pem_x509_certificate(Path(given).read_bytes()).public_key() if given else ops().keys.gateway
 
 
 def script() -> str:

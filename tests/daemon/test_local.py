@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from daemon import logs
-from daemon.capabilities import CapabilityFile, parse_capabilities
+from daemon.capabilities import CapabilityFile
 from daemon.configure import KEYS, Problems, resolve
 from daemon.local import LocalSettings, SettingsError, load_local
 from daemon.notify import Notifier
 from daemon.system import System
 from daemon.yamlread import YamlProblem, read_yaml
+from protocol.capabilities import parse_capabilities
 from tests.daemon.processes import ROOT, environment
 
 

@@ -3,7 +3,6 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import pytest
 from flask import Flask
 from sqlalchemy import event as sql_event
 
@@ -221,7 +220,6 @@ def test_maintenance_that_is_over_is_no_maintenance(app: Flask, cast: dict[str, 
     assert names(cast["vera"], "?maintenance=true") == []
 
 
-@pytest.mark.usefixtures("gateway")
 def test_a_node_by_hand_comes_with_a_token_for_itself(app: Flask, cast: dict[str, Api]) -> None:
     body = {"hostname": "db-7", "tags": ["gpu"], "labels": {"env": "lab"}}
     assert cast["oscar"].post("/nodes", body).status_code == 403

@@ -20,7 +20,6 @@ def token(app: Flask) -> EnrollmentToken:
         return db.session.query(EnrollmentToken).order_by(EnrollmentToken.id.desc()).first()
 
 
-@pytest.mark.usefixtures("gateway")
 def test_a_token_is_made_listed_and_revoked_by_program(app: Flask, cast: dict[str, Api]) -> None:
     with app.app_context():
         group_id = make_group("prod")
@@ -61,7 +60,6 @@ def test_enrolment_is_the_administrators(app: Flask, cast: dict[str, Api]) -> No
         assert "/enrollment" not in browser.get("/nodes").text
 
 
-@pytest.mark.usefixtures("gateway")
 def test_the_page_makes_a_token_and_shows_the_line_once(app: Flask, cast: dict[str, Api]) -> None:
     with app.app_context():
         group_id = make_group("prod")
@@ -117,7 +115,6 @@ def test_the_list_says_whether_a_token_still_opens(sqlite_app: Flask, values: di
     assert (">Revoke<" in html) == (word == "valid")
 
 
-@pytest.mark.usefixtures("gateway")
 def test_a_node_is_added_by_hand(app: Flask, cast: dict[str, Api]) -> None:
     browser = visit(app, "alice")
     answer = submit(browser, "/enrollment/node", {"hostname": "db-7", "tags": "gpu", "labels": ""})

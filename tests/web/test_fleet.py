@@ -10,7 +10,6 @@ from playwright.sync_api import Page, expect
 from app.events.actions import note
 from app.kernel.clock import now
 from app.kernel.db import db
-from app.kernel.secrets import renew_gateway_certificate
 from app.link import live
 from app.metrics.models import FleetPoint, epoch_ms
 from app.nodes.models import SmartGroup
@@ -88,7 +87,6 @@ def fleet(manager: Manager) -> dict[str, int]:
         for severity in ("critical", "warning", "info"):
             note(session, "spool.damaged", "x" * 60, node_id=node_id, hostname=LONG_NAME, severity=severity)
         session.commit()
-        renew_gateway_certificate(manager.app.extensions["ops"].settings, manager.app.extensions["ops"].keys.authority)
     return {"node": node_id, "waiting": waiting}
 
 
