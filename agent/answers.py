@@ -19,6 +19,7 @@ _CODES = {
     400: errors.BAD_PARAMETER,
     411: errors.BAD_PARAMETER,
     413: errors.TOO_LARGE,
+    429: errors.TOO_MANY_REQUESTS,
     431: errors.TOO_LARGE,
     500: errors.INTERNAL,
 }

@@ -63,6 +63,22 @@ class Api:
             found = found.ipv4_mapped
         return any(found in network for network in self._allowed)
 
+    def look(self, request: Request) -> Answer | None:
+        """What a head is refused for, before anybody waits for its body: too many requests, or no signature."""
+        if request.peer.is_local:
+            return None
+        try:
+            pause = self._rates.take(request.peer.name)
+            if pause:
+                raise Refused(errors.TOO_MANY_REQUESTS, "too many requests", None, max(1, int(pause + 1)))
+            if not _is_open(request):
+                self._gate.look(request)
+        except NotAuthentic as error:
+            return refusal(Refused(errors.NOT_AUTHENTICATED, str(error)), request.headers.get("accept-language", ""))
+        except Refused as error:
+            return refusal(error, request.headers.get("accept-language", ""))
+        return None
+
     def handle(self, request: Request, exchange: Exchange) -> None:
         """Answer at once or later."""
         try:
@@ -77,8 +93,8 @@ class Api:
 
     def _dispatch(self, request: Request, exchange: Exchange) -> None:
         path = request.path[len(ROOT) :] if request.path.startswith(ROOT) else ""
-        if not request.peer.is_local:
-            self._admit(request, path)
+        if not request.peer.is_local and not _is_open(request):
+            self._admit(request)
         words = path.split("/")
         if len(words) == 3 and words[0] == "task" and is_id(words[1]):
             methods = self._task_routes().get(words[2])
@@ -92,15 +108,7 @@ class Api:
             raise Refused(errors.METHOD_NOT_ALLOWED, f"allowed is {allowed}", {"allow": sorted(methods)})
         route(request, _query_of(request), words[1] if len(words) == 3 else "", exchange)
 
-    def _admit(self, request: Request, path: str) -> None:
-        if not self.is_allowed(request.peer.name):
-            raise Refused(errors.FORBIDDEN, "this address is not allowed")
-        pause = self._rates.take(request.peer.name)
-        if pause:
-            raise Refused(errors.TOO_MANY_REQUESTS, "too many requests", None, max(1, int(pause + 1)))
-        if path == "health" and request.method == "GET" and "x-ops-key" not in request.headers:
-            # Whoever may connect may see that somebody lives here, and no more.
-            return
+    def _admit(self, request: Request) -> None:
         try:
             self._gate.check(request)
         except NotAuthentic as error:
@@ -296,7 +304,6 @@ class Api:
     def _brief(self, execution: Execution) -> dict[str, Any]:
         """A record, as far as a host knows it, without its output."""
         result = execution.result
-        frames = self._runner.frames_of(execution)
         return {
             "id": execution.id,
             "type": execution.kind,
@@ -323,8 +330,13 @@ class Api:
             "started_at": result.started_at if result else execution.started_at,
             "finished_at": result.finished_at if result else None,
             "duration_ms": result.duration_ms if result else None,
-            "events": len(frames),
+            "events": self._runner.count_of(execution),
         }
+
+
+def _is_open(request: Request) -> bool:
+    """Whoever may connect may see that somebody lives here, and no more."""
+    return (request.method, request.path) == ("GET", f"{ROOT}health") and "x-ops-key" not in request.headers
 
 
 class _Hold:

@@ -122,7 +122,7 @@ class FilesApi:
 
     def _send(self, request: Request, path: str, sha256: str | None) -> Answer:
         try:
-            with places.find(path, self._capabilities.now().files) as place:
+            with places.find(path, self._capabilities.now().files, is_read=True) as place:
                 fd = place.open_regular()
         except Forbidden as error:
             raise Refused(errors.FORBIDDEN, str(error), {"error_code": errors.FORBIDDEN_BY_HOST}) from None

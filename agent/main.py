@@ -98,7 +98,8 @@ class Agent:
             )
 
     def _add(self, channel: socket.socket, most: int, body_max: int, admit: Any) -> None:
-        self._listeners.append(Listener(self._loop, channel, most, body_max, self._api.handle, complaint, admit))
+        api = self._api
+        self._listeners.append(Listener(self._loop, channel, most, body_max, api.look, api.handle, complaint, admit))
 
     def _admit_local(self, channel: socket.socket) -> tuple[Channel, Peer] | None:
         uid = uid_of(channel)
@@ -111,7 +112,8 @@ class Agent:
         try:
             address = str(channel.getpeername()[0])
             channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if wrap is not None and not self._api.is_allowed(address):
+            if not self._api.is_allowed(address):
+                log.info("%s is not let in: its address is not allowed", address)
                 return None
             return (channel if wrap is None else wrap(channel)), Peer(False, address)
         except OSError:

@@ -261,6 +261,19 @@ class Runner:
                 self._close_later(execution)
         return execution.frames
 
+    def count_of(self, execution: Execution) -> int:
+        """How many frames it has; none are told of while its file cannot be opened."""
+        frames = self._frames_if_any(execution)
+        return len(frames) if frames is not None else 0
+
+    def _frames_if_any(self, execution: Execution) -> FrameFile | None:
+        """As `frames_of`, for those who can do without."""
+        try:
+            return self.frames_of(execution)
+        except OSError as error:
+            log.warning("cannot open its file: %s", error, extra={"execution": execution.id})
+            return None
+
     # ---- life of the agent
 
     def recover(self) -> None:
@@ -353,7 +366,8 @@ class Runner:
             self._tell(execution)
         for execution, answers in fresh:
             for on_done in answers:
-                on_done(execution)
+                # Each by itself: one that fails must not cost the others theirs.
+                self._loop.soon(partial(on_done, execution))
         if fresh:
             self._tell_watchers()
         if self._queue and not self.is_stopping and len(self._running) < self._settings.tasks_max_running:
@@ -394,7 +408,7 @@ class Runner:
         for execution, answers in fresh:
             del self._all[execution.id]
             for on_done in answers:
-                on_done(error)
+                self._loop.soon(partial(on_done, error))
 
     def _start(self, execution: Execution) -> None:
         """From here on it counts as run, whatever happens."""
@@ -406,6 +420,8 @@ class Runner:
         try:
             launch = plan(task, around)
             execution.user = launch.account.name
+            # First of all: what runs and cannot be told of would be nobody's.
+            frames = self.frames_of(execution)
             child = processes.start(launch)
         except Forbidden as error:
             self._finish(execution, states.FAILED, FORBIDDEN_BY_HOST, str(error))
@@ -413,10 +429,12 @@ class Runner:
         except CannotStart as error:
             self._finish(execution, states.FAILED, TASK_FAILED, str(error))
             return
+        except OSError as error:
+            self._finish(execution, states.FAILED, TASK_FAILED, f"its output cannot be kept: {error.strerror}")
+            return
         execution.child, execution.family = child, Family(execution.id, child.process.pid)
         self._running.add(execution)
         execution.open_pipes = {child.out, child.err}
-        frames = self.frames_of(execution)
         frames.append(_frame(START, {"at": execution.started_at, "pid": child.process.pid}))
         execution.output = Output(
             self._loop, frames, self._settings.tasks_output_max_bytes, lambda: self._tell(execution)
@@ -543,8 +561,9 @@ class Runner:
         output, code = execution.output, execution.exit_status
         if output is not None:
             output.end()
-        frames = self.frames_of(execution)
-        started_at = execution.started_at or _start_of(frames)
+        # Without it the journal keeps the result, and whoever opens the file later finds it there.
+        frames = self._frames_if_any(execution)
+        started_at = execution.started_at or (_start_of(frames) if frames is not None else None)
         execution.result = result = Result(
             status=status,
             exit_code=code if code is not None and code >= 0 else None,
@@ -560,7 +579,8 @@ class Runner:
             truncated=output.is_truncated if output is not None else False,
         )
         execution.status = status
-        frames.append(_frame(RESULT, result._asdict()))
+        if frames is not None:
+            frames.append(_frame(RESULT, result._asdict()))
         self._running.discard(execution)
         self._close_later(execution)
         execution.child = execution.family = execution.output = execution.order = execution.timer = execution.drain = (
@@ -732,7 +752,9 @@ def _start_of(frames: FrameFile) -> str | None:
     return str(json.loads(first.data)["at"]) if first.kind == START else None
 
 
-def _size_of(frames: FrameFile, kind: int) -> int:
+def _size_of(frames: FrameFile | None, kind: int) -> int:
+    if frames is None:
+        return 0
     found = [frames.read(number) for number in range(len(frames))]
     return max((frame.offset + len(frame.data) for frame in found if frame.kind == kind), default=0)
 

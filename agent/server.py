@@ -9,7 +9,7 @@ import re
 import socket
 import stat
 import struct
-from typing import Any, Callable, NamedTuple, Protocol
+from typing import Any, Callable, NamedTuple, Optional, Protocol
 
 from agent import disk
 from agent.loop import READ, WRITE, Loop, Timer
@@ -24,6 +24,8 @@ LINGER_S = 2.0
 READ_BYTES = 256 * 1024
 UNIX_CONNECTIONS = 64
 PER_ADDRESS = 32
+FREE_BYTES = 64 * 1024
+BODIES_HELD = 4
 SERVER = "ops-agent"
 
 REASONS = {
@@ -98,6 +100,8 @@ class Broken(Exception):
         self.status = status
 
 
+# What a request without its body is refused with, if it is.
+Look = Callable[[Request], Optional[Answer]]
 Handler = Callable[[Request, "Exchange"], Any]
 Complain = Callable[[int, str], Answer]
 
@@ -137,18 +141,31 @@ class _Head(NamedTuple):
     length: int
 
 
+class Held:
+    """The bytes that callers over TCP have sent before it is known who they are, beyond a small part of each."""
+
+    __slots__ = ("most", "size")
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.size = 0
+
+
 class Connection:
     """One caller, one request at a time; what he sends early waits in its buffer."""
 
     def __init__(
-        self, loop: Loop, channel: Channel, peer: Peer, body_max: int, handle: Handler, complain: Complain,
-        on_close: Callable[[Connection], Any],
+        self, loop: Loop, channel: Channel, peer: Peer, body_max: int, held: Held, look: Look, handle: Handler,
+        complain: Complain, on_close: Callable[[Connection], Any],
     ) -> None:  # fmt: skip
         self.peer = peer
         self._loop = loop
         self._channel = channel
         self._fd = channel.fileno()
         self._body_max = body_max
+        self._held = held
+        self._held_size = 0
+        self._look = look
         self._handle = handle
         self._complain = complain
         self._on_close = on_close
@@ -189,6 +206,8 @@ class Connection:
         self._loop.forget(self._fd)
         self._close_file()
         self._channel.close()
+        self._incoming.clear()
+        self._count_held()
         self._on_close(self)
         if self._exchange is not None:
             self._exchange.leave()
@@ -228,7 +247,25 @@ class Connection:
                 # Somebody who sends on and on without listening.
                 self.close()
             return
-        self._advance()
+        if self._count_held():
+            self._advance()
+        else:
+            self._break_off(self._complain(429, "too much is on its way"))
+
+    def _count_held(self) -> bool:
+        """Whether all callers together hold no more than they may."""
+        size = 0 if self.peer.is_local else max(0, len(self._incoming) - FREE_BYTES)
+        self._held.size += size - self._held_size
+        self._held_size = size
+        return not size or self._held.size <= self._held.most
+
+    def _break_off(self, answer: Answer) -> None:
+        """Say it, and take nothing more."""
+        self._is_last = self._is_broken = True
+        self._head = None
+        self._incoming.clear()
+        self._count_held()
+        self.answer(answer)
 
     def _advance(self) -> None:
         """Make a request of what has come, if it is all there."""
@@ -237,25 +274,51 @@ class Connection:
                 self._head = self._take_head()
                 if self._head is None:
                     return
+                refused = self._look(self._request(self._head, b""))
+                if refused is not None:
+                    self._refuse(self._head, refused)
+                    return
+                self._encourage(self._head)
             if len(self._incoming) < self._head.length:
                 return
         except Broken as error:
-            self._is_last = self._is_broken = True
-            self.answer(self._complain(error.status, str(error)))
+            self._break_off(self._complain(error.status, str(error)))
             return
         head, self._head = self._head, None
-        body = bytes(self._incoming[: head.length])
-        del self._incoming[: head.length]
-        self._is_last = self._is_last or not head.is_kept
-        path, _, query = head.target.partition("?")
+        request = self._request(head, self._take_body(head))
         self._exchange = exchange = Exchange(self)
         self._wait(None)
         try:
-            self._handle(Request(head.method, path, query, head.headers, body, self.peer), exchange)
+            self._handle(request, exchange)
         except Exception:
             # The edge of the API: a traceback never leaves the process.
-            log.exception("%s %s failed", head.method, path[:200])
+            log.exception("%s %s failed", head.method, request.path[:200])
             exchange.answer(self._complain(500, "something went wrong; the agent's log says what"))
+
+    def _request(self, head: _Head, body: bytes) -> Request:
+        path, _, query = head.target.partition("?")
+        return Request(head.method, path, query, head.headers, body, self.peer)
+
+    def _refuse(self, head: _Head, answer: Answer) -> None:
+        """Without its body, unless that is here already and another request may follow."""
+        if len(self._incoming) < head.length:
+            self._break_off(answer)
+            return
+        self._head = None
+        self._take_body(head)
+        self.answer(answer)
+
+    def _take_body(self, head: _Head) -> bytes:
+        body = bytes(self._incoming[: head.length])
+        del self._incoming[: head.length]
+        self._count_held()
+        self._is_last = self._is_last or not head.is_kept
+        return body
+
+    def _encourage(self, head: _Head) -> None:
+        if head.headers.get("expect", "").lower() == "100-continue" and len(self._incoming) < head.length:
+            with contextlib.suppress(OSError):
+                self._channel.send(memoryview(b"HTTP/1.1 100 Continue\r\n\r\n"))
 
     def _take_head(self) -> _Head | None:
         end = self._incoming.find(b"\r\n\r\n", 0, HEAD_BYTES + 4)
@@ -267,14 +330,8 @@ class Connection:
         del self._incoming[: end + 4]
         if head.length > self._body_max:
             raise Broken(413, f"the body must not exceed {self._body_max} bytes")
-        if head.headers.get("expect", "").lower() == "100-continue" and len(self._incoming) < head.length:
-            self._send_at_once(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._wait(BODY_S)
         return head
-
-    def _send_at_once(self, data: bytes) -> None:
-        with contextlib.suppress(OSError):
-            self._channel.send(memoryview(data))
 
     def _write(self) -> None:
         try:
@@ -337,16 +394,18 @@ class Connection:
 
 
 class Listener:
-    """Accepts within bounds: so many connections in all, and so many from one address."""
+    """Accepts within bounds: so many connections in all, so many from one address, and so many bytes."""
 
     def __init__(
-        self, loop: Loop, channel: socket.socket, most: int, body_max: int, handle: Handler, complain: Complain,
-        admit: Callable[[socket.socket], tuple[Channel, Peer] | None],
+        self, loop: Loop, channel: socket.socket, most: int, body_max: int, look: Look, handle: Handler,
+        complain: Complain, admit: Callable[[socket.socket], tuple[Channel, Peer] | None],
     ) -> None:  # fmt: skip
         self._loop = loop
         self._channel = channel
         self._most = most
         self._body_max = body_max
+        self._held = Held(BODIES_HELD * body_max)
+        self._look = look
         self._handle = handle
         self._complain = complain
         self._admit = admit
@@ -385,7 +444,15 @@ class Listener:
                 continue
             self._connections.add(
                 Connection(
-                    self._loop, made, peer, self._body_max, self._handle, self._complain, self._connections.discard
+                    self._loop,
+                    made,
+                    peer,
+                    self._body_max,
+                    self._held,
+                    self._look,
+                    self._handle,
+                    self._complain,
+                    self._connections.discard,
                 )
             )
 

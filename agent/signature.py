@@ -91,23 +91,29 @@ class Gate:
         self._nobody = os.urandom(32)
         self._nonces = nonces
 
+    def look(self, request: Request) -> None:
+        """What can be told before the body is there. Raises NotAuthentic."""
+        headers = request.headers
+        if not all(headers.get(f"x-ops-{name}") for name in ("key", "timestamp", "nonce", "signature")):
+            raise NotAuthentic("X-Ops-Key, X-Ops-Timestamp, X-Ops-Nonce and X-Ops-Signature are required")
+        stamp = headers["x-ops-timestamp"]
+        if _TIMESTAMP.fullmatch(stamp) is None or _NONCE.fullmatch(headers["x-ops-nonce"]) is None:
+            raise NotAuthentic("the timestamp must be Unix seconds, the nonce 8 to 128 visible characters")
+        if abs(int(time.time()) - int(stamp)) > SKEW_S:
+            raise NotAuthentic(f"the timestamp is more than {SKEW_S} s away from this host's time")
+
     def check(self, request: Request) -> str:
         """The name of the key. Raises NotAuthentic; OSError as `Nonces.use`."""
+        self.look(request)
         headers = request.headers
-        name, stamp = headers.get("x-ops-key", ""), headers.get("x-ops-timestamp", "")
-        nonce, signature = headers.get("x-ops-nonce", ""), headers.get("x-ops-signature", "")
-        if not (name and stamp and nonce and signature):
-            raise NotAuthentic("X-Ops-Key, X-Ops-Timestamp, X-Ops-Nonce and X-Ops-Signature are required")
+        name, stamp = headers["x-ops-key"], headers["x-ops-timestamp"]
+        nonce, signature = headers["x-ops-nonce"], headers["x-ops-signature"]
         text = signed_text(request.method, request.path, request.query, stamp, nonce, request.body)
         # An unknown key costs as much time as a wrong signature.
         right = hmac.new(self._keys.get(name, self._nobody), text, hashlib.sha256).hexdigest()
         if not hmac.compare_digest(right.encode("ascii"), signature.encode("latin-1")) or name not in self._keys:
             raise NotAuthentic("the key or the signature is wrong")
-        if _TIMESTAMP.fullmatch(stamp) is None or _NONCE.fullmatch(nonce) is None:
-            raise NotAuthentic("the timestamp must be Unix seconds, the nonce 8 to 128 visible characters")
         now = int(time.time())
-        if abs(now - int(stamp)) > SKEW_S:
-            raise NotAuthentic(f"the timestamp is more than {SKEW_S} s away from this host's time")
         if int(stamp) < self._nonces.not_before:
             raise NotAuthentic("this was signed before the agent started on a fresh boot; sign it again")
         if not self._nonces.use(name, nonce, now):

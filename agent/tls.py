@@ -39,6 +39,10 @@ class TlsChannel:
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             raise BlockingIOError from None
 
+    def shutdown(self, how: int) -> None:
+        """Of the socket below: what still comes is decrypted as before."""
+        socket.socket.shutdown(self._channel, how)
+
     def close(self) -> None:
         """Without a farewell: lengths say where answers end."""
         self._channel.close()

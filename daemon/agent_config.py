@@ -122,6 +122,7 @@ class AgentConfigs:
         is_allowed: Callable[[], bool],
         on_change: Callable[[], None] = lambda: None,
         forbids_command: Callable[[str | None], str | None] = lambda _: None,
+        forbids_file: Callable[[str], str | None] = lambda _: None,
     ) -> None:
         self._system = system
         self._directory = directory
@@ -130,12 +131,14 @@ class AgentConfigs:
         self._is_allowed = is_allowed
         self._on_change = on_change
         self._forbids_command = forbids_command
+        self._forbids_file = forbids_file
         self._errands = Errands("config", AT_ONCE, WAITING)
         self._probation = Probation(system, supervising, self._errands.stopping)
         self._lock = threading.Lock()
         self._open: dict[str, Transaction] = {}
         self._stages: dict[str, str] = {}
         self._calls: dict[str, Call] = {}
+        self._doubts: dict[str, str] = {}
         self._known: set[str] = set()
         system.make_dir(directory)
         self._kept = KeptConfigs(system, directory, logbook)
@@ -168,7 +171,7 @@ class AgentConfigs:
     def read(self, payload: Fields) -> Later:
         """Handler of `agent.read_config`."""
         name = payload.text("name", 64, 1, NAME)
-        return self._errands.later(lambda call: call.succeed({"files": files_now(self._system, self._manifest(name))}))
+        return self._errands.later(lambda call: self._read(name, call))
 
     # ---- for the check-in
 
@@ -236,9 +239,27 @@ class AgentConfigs:
             self._close(transaction)
             raise Failed(AGENT_BUSY, "too many configurations are under way; try again")
 
-    def _admit(self, order: Order) -> Manifest:
+    def _read(self, name: str, call: Call) -> None:
+        self._check_allowed()
+        manifest = self._manifest(name)
+        self._check_files(name, [file.path for file in manifest.config])
+        call.succeed({"files": files_now(self._system, manifest)})
+
+    def _check_allowed(self) -> None:
         if not self._is_allowed():
             raise Failed(FORBIDDEN_BY_HOST, "this host's capability file does not allow configuration")
+
+    def _check_files(self, name: str, paths: list[str]) -> None:
+        """The Manager wrote the manifest and its paths, unless the host did."""
+        if self._supervising.is_host_s(name):
+            return
+        for path in paths:
+            words = self._forbids_file(path)
+            if words is not None:
+                raise Failed(FORBIDDEN_BY_HOST, words)
+
+    def _admit(self, order: Order) -> Manifest:
+        self._check_allowed()
         manifest = self._manifest(order.name)
         if self._supervising.is_host_s(order.name):
             raise Failed(FORBIDDEN_BY_HOST, "this agent is declared on the host; its configuration is the host's")
@@ -250,15 +271,22 @@ class AgentConfigs:
         for index, file in enumerate(order.files):
             if file.path not in known:
                 raise ProtocolError(f"payload.files.{index}.path", "is not a configuration file of the manifest")
+        self._check_files(order.name, [file.path for file in order.files])
         return manifest
 
     def _attach(self, name: str, call: Call) -> None:
         """A command that an earlier Daemon began: answer it when its transaction is over, or if it is already."""
         with self._lock:
             transaction = self._open.get(name)
-            if transaction is not None and transaction.command == call.id:
+            is_open = transaction is not None and transaction.command == call.id
+            words = self._doubts.get(call.id)
+            if is_open and words is None:
                 self._calls[call.id] = call
                 return
+        if is_open and words is not None:
+            # Nothing more is done for it until the next start.
+            _answer_doubt(call, words)
+            return
         outcome = self._load_outcome(name)
         if outcome is not None and outcome.command == call.id:
             _answer(call, outcome)
@@ -391,9 +419,10 @@ class AgentConfigs:
         data = {"agent": transaction.agent, "version": transaction.version, "detail": words[:DETAIL_CHARS]}
         self._logbook.add_event("agent.config_reverted", "critical", f"{transaction.agent}: {words}", data)
         with self._lock:
+            self._doubts[transaction.command] = words
             call = self._calls.pop(transaction.command, None)
         if call is not None:
-            call.fail(ROLLED_BACK, words, {"outcome": REVERTED, "detail": words, "checks": [], "version": None})
+            _answer_doubt(call, words)
 
     # ---- the end of it
 
@@ -535,6 +564,10 @@ class AgentConfigs:
 
     def _folder(self, name: str) -> str:
         return f"{self._directory}/{name}"
+
+
+def _answer_doubt(call: Call, words: str) -> None:
+    call.fail(ROLLED_BACK, words, {"outcome": REVERTED, "detail": words, "checks": [], "version": None})
 
 
 def _answer(call: Call, ended: Outcome) -> None:

@@ -10,7 +10,7 @@ import threading
 from typing import Any
 
 from daemon.system import System
-from protocol.capabilities import matches_user, parse_capabilities, uniform_capabilities
+from protocol.capabilities import matches_file, matches_user, parse_capabilities, uniform_capabilities
 from protocol.checkin import Capabilities
 
 MAX_BYTES = 60_000
@@ -50,6 +50,12 @@ class CapabilityFile:
         if not matches_user(name, allowed.run_as):
             return f"this host does not let the Manager run commands as {name} (run_as in its capability file)"
         return None
+
+    def forbids_file(self, path: str) -> str | None:
+        """Why a file that the Manager names must be neither read nor written, or None."""
+        if matches_file(path, self.present().files):
+            return None
+        return f"this host does not let the Manager touch {path} (files in its capability file)"
 
     def _look(self) -> None:
         before = self.current

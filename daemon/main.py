@@ -93,11 +93,12 @@ class Daemon:
         self._gpu = GpuReader(system, local.collector_gpu == "auto")
         self._supervisor = Supervisor(
             system, self._clock, self._logbook, state_dir, machine.boot_id, self._agents_changed,
-            {SOCKET_VARIABLE: local.socket_path}, self._capabilities.forbids_command,
+            {SOCKET_VARIABLE: local.socket_path}, self._capabilities.forbids_command, self._capabilities.forbids_file,
         )  # fmt: skip
         self._configs = AgentConfigs(
             system, f"{state_dir}/config", self._supervisor, self._logbook,
             lambda: self._capabilities.present().config, self._agents_changed, self._capabilities.forbids_command,
+            self._capabilities.forbids_file,
         )  # fmt: skip
         self._rpc = RpcServer(system, self._supervisor)
         self._checkins = CheckIns(
@@ -115,7 +116,7 @@ class Daemon:
         )  # fmt: skip
         self._courier = Courier(self._link, self._outbox, self._sampler, self._clock)
         around = Surroundings(system, lambda: self._checkins.settings.version, self._link.check_in_now)
-        self._logs = Logs(system, self._clock, self._log_paths, self._link.new_connection)
+        self._logs = Logs(system, self._clock, self._log_paths, self._link.new_connection, self._supervisor.forbids_log)
         table = {
             **handlers(around),
             **agent_handlers(self._supervisor),

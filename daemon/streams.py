@@ -19,7 +19,7 @@ from daemon.identity import IdentityError
 from daemon.logfollow import FollowedFiles, WholeFile
 from daemon.logreader import Wish, current_only, read_logs
 from daemon.system import System
-from protocol.errors import TASK_FAILED, ProtocolError
+from protocol.errors import FORBIDDEN_BY_HOST, TASK_FAILED, ProtocolError
 from protocol.fields import WORD, Fields
 from protocol.limits import BIG, STREAM_BYTES
 from protocol.manifests import NAME
@@ -77,7 +77,10 @@ def parse_stream_order(payload: Fields) -> StreamOrder:
 
 
 class Logs:
-    """Handlers of `agent.logs` and `agent.stream_logs`. `log_paths`: which files may be read; None: no such agent."""
+    """Handlers of `agent.logs` and `agent.stream_logs`. `log_paths`: which files may be read; None: no such agent.
+
+    `forbids_log` says of an agent's log why the host does not let it be read.
+    """
 
     def __init__(
         self,
@@ -85,10 +88,12 @@ class Logs:
         clock: Clock,
         log_paths: Callable[[str], list[str] | None],
         new_connection: Callable[[], Connection],
+        forbids_log: Callable[[str, str], str | None],
     ) -> None:
         self._system = system
         self._clock = clock
         self._log_paths = log_paths
+        self._forbids_log = forbids_log
         self._new_connection = new_connection
         self._readers = Errands("logs", READERS, READERS_WAITING)
         self._streams = Errands("stream", AT_ONCE, 0)
@@ -124,6 +129,9 @@ class Logs:
         if file is None:
             return paths
         if file not in paths:
+            words = self._forbids_log(name, file)
+            if words is not None:
+                raise Failed(FORBIDDEN_BY_HOST, words)
             raise Failed(TASK_FAILED, f"{file} is not a log of {name}")
         return [file]
 

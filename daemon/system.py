@@ -275,21 +275,29 @@ class System:
     def cut_file(self, path: str, kept: str, size: int) -> None:
         """Move what is in an appended file to `kept` and empty it, under the hands of whoever writes to it.
 
-        Of a file larger than `size` only the end is kept. A line written between the last look and the cut is lost.
+        Of a file larger than `size` only the end is kept. What is written meanwhile is lost: a copy that tried to
+        catch up with the writer might never end.
         """
         source = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        target = self.open_new(f"{kept}.new")
         try:
-            offset = max(0, os.fstat(source).st_size - size)
-            while True:
-                done = os.sendfile(target, source, offset, 1024 * 1024)
-                if not done:
-                    break
-                offset += done
-            os.ftruncate(source, 0)
+            end = os.fstat(source).st_size
+            target = self.open_new(f"{kept}.new")
+            try:
+                offset = max(0, end - size)
+                while offset < end:
+                    done = os.sendfile(target, source, offset, min(1024 * 1024, end - offset))
+                    if not done:
+                        break
+                    offset += done
+                os.ftruncate(source, 0)
+            except OSError:
+                # On a full disk of all places it must not stay.
+                self.remove(f"{kept}.new")
+                raise
+            finally:
+                os.close(target)
         finally:
             os.close(source)
-            os.close(target)
         os.replace(f"{kept}.new", kept)
 
     def remove_tree(self, path: str) -> None:
@@ -374,15 +382,15 @@ class System:
         environ: Mapping[str, str] | None = None,
         is_quiet: bool = True,
     ) -> Child:
-        """Start a short-lived child in a process group of its own. `stdin` must fit a pipe.
+        """Start a short-lived child in a process group of its own. `stdin` must fit a pipe, which may be made larger.
 
         Its stderr is ours, unless `is_quiet` is False: then both its outputs are what is read.
         """
-        if len(stdin) > 65536:
-            raise ValueError("a child's input must fit a pipe")
         in_read, in_write = os.pipe2(os.O_CLOEXEC)
         out_read, out_write = os.pipe2(os.O_CLOEXEC)
         try:
+            if len(stdin) > _PIPE_BYTES:
+                fcntl.fcntl(in_write, _SET_PIPE_SIZE, len(stdin))
             pid = os.posix_spawnp(
                 argv[0],
                 argv,
@@ -441,5 +449,8 @@ def _exit_code(status: int) -> int:
 
 # Python 3.9 knows pidfds, but only where it was built with a kernel that does.
 _pidfd_open = getattr(os, "pidfd_open", None)
+_PIPE_BYTES = 65536
+# Python 3.9 has no name for it.
+_SET_PIPE_SIZE = 1031
 _NOT_RESET = (signal.SIGKILL, signal.SIGSTOP, 32, 33)
 _BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)

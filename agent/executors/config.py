@@ -23,7 +23,8 @@ BACKUPS = 20
 def work(given: Given) -> str:
     """Do what `content.op` says. `read` prints the value; the others say what changed."""
     content = given.content
-    with places.find(content["path"], given.files) as place:
+    is_read = content["op"] in ("read", "backup")
+    with places.find(content["path"], given.files, is_read=is_read) as place:
         if content["op"] == "backup":
             return _line({"backup": _back_up(place, given)})
         if content["op"] == "restore":

@@ -55,7 +55,7 @@ def _upload(given: Given) -> dict[str, Any]:
 def _download(given: Given) -> dict[str, Any]:
     """Lay a copy ready for whoever asked."""
     content = given.content
-    with places.find(content["path"], given.files) as place:
+    with places.find(content["path"], given.files, is_read=True) as place:
         source = place.open_regular()
     target = f"{given.state_dir}/outbox/{given.id}"
     try:
@@ -78,7 +78,7 @@ def _download(given: Given) -> dict[str, Any]:
 
 def _copy(given: Given) -> dict[str, Any]:
     content = given.content
-    with places.find(content["path"], given.files) as place:
+    with places.find(content["path"], given.files, is_read=True) as place:
         found = place.facts()
     if found is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), content["path"])
@@ -92,7 +92,7 @@ def _copy(given: Given) -> dict[str, Any]:
             raise WorkFailed("a directory cannot be copied into itself")
         count = _copy_tree(place.path, dest, given)
         return {"path": place.path, "dest": dest, "files": count}
-    with places.find(content["path"], given.files) as place:
+    with places.find(content["path"], given.files, is_read=True) as place:
         source = place.open_regular()
     try:
         with places.find(dest, given.files) as target:
@@ -106,7 +106,13 @@ def _copy_tree(path: str, dest: str, given: Given) -> int:
     with places.find(dest, given.files) as target, contextlib.suppress(FileExistsError):
         os.mkdir(target.name, 0o755, dir_fd=target.folder)
     count = 0
-    for name in sorted(os.listdir(path)):
+    with places.find(path, given.files, is_entry=True) as place:
+        fd = place.open(os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        names = sorted(os.listdir(fd))
+    finally:
+        os.close(fd)
+    for name in names:
         inner, outer = f"{path}/{name}", f"{dest}/{name}"
         with places.find(inner, given.files, is_entry=True) as place:
             found = place.facts()
@@ -123,13 +129,28 @@ def _copy_tree(path: str, dest: str, given: Given) -> int:
                     os.close(source)
                 count += 1
             elif stat.S_ISLNK(found.st_mode):
-                words = os.readlink(place.name, dir_fd=place.folder)
                 with places.find(outer, given.files, is_entry=True) as target:
-                    with contextlib.suppress(FileNotFoundError):
-                        os.unlink(target.name, dir_fd=target.folder)
-                    os.symlink(words, target.name, dir_fd=target.folder)
+                    _copy_link(place, target)
                 count += 1
     return count
+
+
+def _copy_link(place: Place, target: Place) -> None:
+    """With its owner: a link of somebody's that became root's would be trusted."""
+    fd = place.open_itself()
+    try:
+        owner, words = os.fstat(fd), os.readlink("", dir_fd=fd)
+    finally:
+        os.close(fd)
+    with target.beside(_temporary_name()) as part:
+        os.symlink(words, part.name, dir_fd=part.folder)
+        try:
+            if owner.st_uid not in (0, os.geteuid()):
+                os.chown(part.name, owner.st_uid, owner.st_gid, dir_fd=part.folder, follow_symlinks=False)
+            os.rename(part.name, target.name, src_dir_fd=part.folder, dst_dir_fd=target.folder)
+        except BaseException:
+            os.unlink(part.name, dir_fd=part.folder)
+            raise
 
 
 def _delete(given: Given) -> dict[str, Any]:
@@ -151,10 +172,11 @@ def _delete(given: Given) -> dict[str, Any]:
 
 def _check_tree(place: Place, patterns: tuple[str, ...]) -> None:
     """All of it must be allowed before any of it goes."""
-    for folder, directories, names in os.walk(place.path):
+    parent = place.path[: -len(place.name)]
+    for folder, directories, names, _ in os.fwalk(place.name, dir_fd=place.folder):
         for name in (*directories, *names):
-            if not matches_file(f"{folder}/{name}", patterns):
-                raise Forbidden(f"this host does not allow {folder}/{name}")
+            if not matches_file(f"{parent}{folder}/{name}", patterns):
+                raise Forbidden(f"this host does not allow {parent}{folder}/{name}")
 
 
 def _delete_tree(folder: int, name: str) -> int:
@@ -219,7 +241,7 @@ def _progress(given: Given) -> dict[str, Any]:
 
 
 def _hash(given: Given) -> dict[str, Any]:
-    with places.find(given.content["path"], given.files) as place:
+    with places.find(given.content["path"], given.files, is_read=True) as place:
         fd = place.open_regular()
     try:
         return {"sha256": _digest(fd)}
@@ -238,6 +260,10 @@ def _part_name(sha256: str) -> str:
     return f".ops-{sha256[:32]}.part"
 
 
+def _temporary_name() -> str:
+    return f".ops-{os.getpid()}-{os.urandom(6).hex()}.part"
+
+
 def _open_part(part: Place) -> int:
     """Our own unfinished file, or a new one in the place of somebody else's."""
     flags = os.O_RDWR
@@ -254,7 +280,7 @@ def _open_part(part: Place) -> int:
 
 def _copy_in(source: int, place: Place, content: dict[str, Any], mode: int | None, sha256: str | None) -> int:
     """Copy to a place in one step: whoever looks sees the old file or the new one."""
-    with place.beside(f".ops-{os.getpid()}-{os.urandom(6).hex()}.part") as part:
+    with place.beside(_temporary_name()) as part:
         fd = _open_part(part)
         try:
             size, digest = _pour(source, fd)

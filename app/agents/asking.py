@@ -16,7 +16,7 @@ from app.commands.actions import issue
 from app.commands.models import Command
 from app.kernel.access import Actor
 from app.kernel.clock import now
-from app.kernel.db import db, in_transaction, reading, set_reads_only
+from app.kernel.db import db, in_transaction, reading
 from app.kernel.errors import Conflict
 from app.nodes.errors import NodeOffline
 from app.nodes.models import ONLINE
@@ -43,9 +43,11 @@ def ask(actor: Actor, node_id: int, kind: str, payload: Mapping[str, Any], patie
     db.session.remove()
     if status != ONLINE:
         raise NodeOffline
-    set_reads_only(False)
-    session, valid_for = db.session(), timedelta(seconds=patience_s + 1)
-    command_id = in_transaction(session, lambda: issue(session, actor, node_id, kind, payload, valid_for).id)
+    valid_for = timedelta(seconds=patience_s + 1)
+    with reading(False):
+        session = db.session()
+        command_id = in_transaction(session, lambda: issue(session, actor, node_id, kind, payload, valid_for).id)
+        db.session.remove()
     deadline, pause_s = time.monotonic() + patience_s, SHORTEST_LOOK_S
     while time.monotonic() < deadline:
         db.session.remove()
@@ -82,7 +84,8 @@ def _refusal(code: str | None, error: str | None) -> str:
 def _give_up(command_id: int) -> None:
     """Nobody waits any more, so the host need not begin."""
     db.session.remove()
-    session = db.session()
     queued = update(Command).where(Command.id == command_id, Command.state == states.QUEUED)
-    in_transaction(session, lambda: session.execute(queued.values(state=states.CANCELLED, finished_at=now())))
-    db.session.remove()
+    with reading(False):
+        session = db.session()
+        in_transaction(session, lambda: session.execute(queued.values(state=states.CANCELLED, finished_at=now())))
+        db.session.remove()

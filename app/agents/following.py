@@ -10,7 +10,7 @@ from app.commands.actions import issue
 from app.kernel import streams
 from app.kernel.access import Actor
 from app.kernel.clock import now
-from app.kernel.db import db, in_transaction, set_reads_only
+from app.kernel.db import db, in_transaction, reading
 from app.kernel.errors import NotFound
 from app.nodes.errors import NodeOffline
 from app.nodes.models import ONLINE
@@ -44,10 +44,10 @@ def begin(actor: Actor, node_id: int, name: str, *, follow: bool, file: str | No
         "until": to_text((now() + lasts).timestamp()),
     }
     payload |= {key: value for key, value in (("file", file), ("query", query)) if value}
-    set_reads_only(False)
-    session = db.session()
-    in_transaction(session, lambda: issue(session, actor, node_id, STREAM_LOGS, payload, DELIVERED_WITHIN))
-    db.session.remove()
+    with reading(False):
+        session = db.session()
+        in_transaction(session, lambda: issue(session, actor, node_id, STREAM_LOGS, payload, DELIVERED_WITHIN))
+        db.session.remove()
     return stream
 
 

@@ -11,16 +11,21 @@ from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from flask_babel import gettext as _
-from jinja2 import StrictUndefined, nodes
+from jinja2 import StrictUndefined, nodes, pass_context
 from jinja2.environment import Template
-from jinja2.exceptions import SecurityError, TemplateError, TemplateSyntaxError, UndefinedError
+from jinja2.exceptions import SecurityError, TemplateSyntaxError, UndefinedError
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
 
 from app.nodes.models import Node
 
 LONGEST: Final = 192 * 1024
 """Characters of a template, and of what comes out of it."""
 MOST_ROUNDS: Final = 20_000
+MOST_WORK: Final = 3_000_000
+"""Of one rendering: characters and items of all values that it makes, and parts of loops that it goes through."""
+DEEPEST_LOOPS: Final = 8
 MASK: Final = "••••••••"
 UNDERSTOOD: Final = (
     nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Const, nodes.Getattr, nodes.Getitem,
@@ -39,7 +44,11 @@ TESTS: Final = (
 )  # fmt: skip
 METHODS: Final = ("items", "keys", "values", "get", "lower", "upper", "strip", "startswith", "endswith", "split")
 MARKS: Final = ("{{", "{%", "{#")
-_COUNTED: Final = "counted"
+_COUNTED, _MADE, _JOINED, _ADDED = "counted", "made", "joined", "added"
+"""Filters that only we put into a template: nothing in it may be called like this."""
+_WITH_NUMBERS: Final = ("round", "sum", "tojson")
+"""Filters that numbers make expensive, so that only small ones may stand there."""
+LARGEST: Final = 2**64
 
 
 class TemplateProblem(Exception):
@@ -75,18 +84,94 @@ class _Lacking(StrictUndefined):
         return str(_("There is nothing called %(name)s.", name=self._undefined_name))
 
 
-class _Rounds:
-    """How often loops of one rendering have gone round, all together."""
+class _Budget:
+    """What one rendering may still do, all together. Its methods are the filters that only we put in."""
 
     def __init__(self) -> None:
-        self.left = MOST_ROUNDS
+        self._rounds, self._work = MOST_ROUNDS, MOST_WORK
 
-    def __call__(self, items: Iterable[Any]) -> Iterator[Any]:
+    def filters(self) -> dict[str, Any]:
+        return {_COUNTED: self._counted, _MADE: self._made, _JOINED: self._joined, _ADDED: self._added}
+
+    @pass_context
+    def _counted(self, _context: Context, items: Iterable[Any], parts: int) -> Iterator[Any]:
         for item in items:
-            self.left -= 1
-            if self.left < 0:
+            self._rounds -= 1
+            if self._rounds < 0:
                 raise TemplateProblem(_("The loops go round too often."))
+            self._spend(parts)
             yield item
+
+    @pass_context
+    def _made(self, _context: Context, value: Any) -> Any:
+        self._weigh(value)
+        return value
+
+    @pass_context
+    def _joined(self, _context: Context, parts: Sequence[Any]) -> str:
+        self._weigh(parts)
+        return "".join(map(str, parts))
+
+    @pass_context
+    def _added(self, _context: Context, pair: Sequence[Any]) -> Any:
+        self._weigh(pair)
+        return pair[0] + pair[1]
+
+    def _weigh(self, value: Any) -> None:
+        """What is in a value, counted as often as it is in there; before it is put together, as it may be too long."""
+        left, waiting = LONGEST, [value]
+        while waiting:
+            one = waiting.pop()
+            weight = 1 + len(one) if isinstance(one, str | Sequence | Mapping) else 1
+            left -= weight
+            if left < 0:
+                raise TemplateProblem(_("This would become too long."))
+            self._spend(weight)
+            if isinstance(one, Mapping):
+                waiting += one.values()
+            elif isinstance(one, Sequence) and not isinstance(one, str):
+                waiting += one
+
+    def _spend(self, weight: int) -> None:
+        self._work -= weight
+        if self._work < 0:
+            raise TemplateProblem(_("This is too much work."))
+
+
+class _Counting(NodeTransformer):
+    """Puts our filters around everything that makes values out of others, and around what loops go through."""
+
+    def visit_For(self, loop: nodes.For) -> nodes.For:  # noqa: N802 - called by this name
+        parts = sum(1 for _part in loop.find_all(nodes.Node))
+        self.generic_visit(loop)
+        loop.iter = _through(_COUNTED, loop.iter, nodes.Const(parts, lineno=loop.lineno))
+        return loop
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
+        self.generic_visit(node)
+        return _through(_JOINED, nodes.List(node.nodes, lineno=node.lineno))
+
+    def visit_Add(self, node: nodes.Add) -> nodes.Node:  # noqa: N802
+        self.generic_visit(node)
+        return _through(_ADDED, nodes.List([node.left, node.right], lineno=node.lineno))
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:  # noqa: N802
+        self.generic_visit(node)
+        return _through(_MADE, node) if isinstance(node.arg, nodes.Slice) else node
+
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:  # noqa: N802
+        self.generic_visit(node)
+        return _through(_MADE, node) if node.ctx == "load" else node
+
+    def _made(self, node: nodes.Expr) -> nodes.Node:
+        self.generic_visit(node)
+        return _through(_MADE, node)
+
+    visit_List = visit_Dict = visit_Filter = visit_Call = _made  # noqa: N815
+
+
+def _through(name: str, node: nodes.Node, *given: nodes.Expr) -> nodes.Filter:
+    return nodes.Filter(node, name, list(given), [], None, None, lineno=node.lineno)
 
 
 class _Environment(ImmutableSandboxedEnvironment):
@@ -96,6 +181,8 @@ class _Environment(ImmutableSandboxedEnvironment):
         """`*` and `%` of numbers only: of texts they make long ones out of nothing."""
         if not all(isinstance(value, int | float) for value in (left, right)):
             raise SecurityError(_("%(operator)s is for numbers only.", operator=operator))
+        if any(isinstance(value, int) and abs(value) > LARGEST for value in (left, right)):
+            raise SecurityError(_("This number is too large."))
         return super().call_binop(context, operator, left, right)
 
 
@@ -109,7 +196,7 @@ def _replace(text: Any, old: Any, new: Any) -> str:
 def _environment() -> _Environment:
     made = _Environment(undefined=_Lacking, autoescape=False, keep_trailing_newline=True, cache_size=0)
     made.filters = {name: made.filters[name] for name in FILTERS if name in made.filters}
-    made.filters |= {"join": _short_join, "replace": _replace, _COUNTED: iter}
+    made.filters |= {"join": _short_join, "replace": _replace} | _Budget().filters()
     made.tests = {name: made.tests[name] for name in TESTS}
     made.globals = {}
     return made
@@ -138,8 +225,9 @@ def _compiled(text: str) -> Compiled:
     tree = _ENVIRONMENT.parse(text)
     secrets: set[str] = set()
     _look_through(tree, secrets)
-    for loop in tree.find_all(nodes.For):
-        loop.iter = nodes.Filter(loop.iter, _COUNTED, [], [], None, None, lineno=loop.lineno)
+    _look_at_depth(tree, 0)
+    _Counting().visit(tree)
+    tree.set_environment(_ENVIRONMENT)
     return Compiled(_ENVIRONMENT.compile(tree), tuple(sorted(secrets)))
 
 
@@ -150,6 +238,8 @@ def _look_through(tree: nodes.Node, secrets: set[str]) -> None:
             raise TemplateProblem(_("%(what)s cannot be used here.", what=type(child).__name__), child.lineno)
         if isinstance(child, nodes.Filter) and child.name not in FILTERS:
             raise TemplateProblem(_("There is no filter %(name)s here.", name=child.name), child.lineno)
+        if isinstance(child, nodes.Filter) and child.name in _WITH_NUMBERS and not _has_small_numbers(child):
+            raise TemplateProblem(_("Only small numbers can be given to %(name)s.", name=child.name), child.lineno)
         if isinstance(child, nodes.Test) and child.name not in TESTS:
             raise TemplateProblem(_("There is no test %(name)s here.", name=child.name), child.lineno)
         if isinstance(child, nodes.For) and child.recursive:
@@ -158,6 +248,21 @@ def _look_through(tree: nodes.Node, secrets: set[str]) -> None:
             _look_at_call(child)
         if isinstance(child, nodes.Getattr | nodes.Getitem) and _is_secret(child.node):
             secrets.add(_secret_name(child))
+
+
+def _has_small_numbers(child: nodes.Filter) -> bool:
+    given = [*child.args, *(keyword.value for keyword in child.kwargs)]
+    values = [one.value if isinstance(one, nodes.Const) else None for one in given]
+    are_plain = child.dyn_args is None and child.dyn_kwargs is None
+    return are_plain and all(isinstance(one, str) or (isinstance(one, int) and 0 <= one <= 16) for one in values)
+
+
+def _look_at_depth(node: nodes.Node, depth: int) -> None:
+    depth += isinstance(node, nodes.For)
+    if depth > DEEPEST_LOOPS:
+        raise TemplateProblem(_("This is nested too deeply."), node.lineno)
+    for child in node.iter_child_nodes():
+        _look_at_depth(child, depth)
 
 
 def _look_at_call(call: nodes.Call) -> None:
@@ -186,9 +291,10 @@ def secrets_named(text: str) -> tuple[str, ...]:
 def render(text: str, facts: Mapping[str, Any]) -> str:
     """What a template becomes with these facts. Raises TemplateProblem, with the line where that is known."""
     environment = _ENVIRONMENT.overlay()
-    environment.filters = {**_ENVIRONMENT.filters, _COUNTED: _Rounds()}
-    template, pieces, length = Template.from_code(environment, _read(text).code, {}), [], 0
+    environment.filters = {**_ENVIRONMENT.filters, **_Budget().filters()}
+    code, pieces, length = _read(text).code, list[str](), 0
     try:
+        template = Template.from_code(environment, code, {})
         for piece in template.generate(facts):
             length += len(piece)
             if length > LONGEST:
@@ -198,7 +304,7 @@ def render(text: str, facts: Mapping[str, Any]) -> str:
         raise
     except UndefinedError as error:
         raise TemplateProblem(str(error.message), _line_of(error)) from None
-    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, the template is to blame
         raise TemplateProblem(str(error) or type(error).__name__, _line_of(error)) from None
     return "".join(pieces)
 
@@ -210,8 +316,12 @@ def _read(text: str) -> Compiled:
         return _compiled(text)
     except TemplateSyntaxError as error:
         raise TemplateProblem(str(error.message), error.lineno) from None
+    except TemplateProblem:
+        raise
     except RecursionError:
         raise TemplateProblem(_("This is nested too deeply.")) from None
+    except Exception as error:  # noqa: BLE001 - such as Python's own SyntaxError, for what it cannot nest
+        raise TemplateProblem(str(error) or type(error).__name__) from None
 
 
 def _line_of(error: BaseException) -> int | None:

@@ -1,12 +1,14 @@
 """Every step of a command: made, handed out, reported on, expired. A step is believed only if it is legal."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import and_, bindparam, delete, or_, select, update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from app.commands import dispatch
@@ -15,6 +17,7 @@ from app.commands.models import DONE, Command, Fanout, Target
 from app.commands.payloads import BYTES_AT_ONCE, complete, payload_text, stored_payloads
 from app.kernel.access import Actor
 from app.kernel.clock import now
+from app.kernel.db import is_away
 from app.kernel.errors import AppError
 from app.kernel.types import UtcDateTime
 from app.kernel.wake import COMMAND, wake_after_commit
@@ -28,7 +31,11 @@ from protocol.limits import COMMANDS
 from protocol.signing import sign_command
 from protocol.times import to_datetime, to_text
 
+log = logging.getLogger(__name__)
+
 LEASE = timedelta(seconds=30)
+FORSAKEN = timedelta(hours=6)
+"""How long after its deadline the end of a command that a host took is waited for; logs are followed for an hour."""
 
 
 _AT = bindparam("at", type_=UtcDateTime)
@@ -84,9 +91,14 @@ def deliver(session: Session, node: Node, have: Sequence[str]) -> list[Order]:
     for command in found:
         try:
             payload = complete(session, command, stored[command.id])
-        except AppError as error:
+        except Exception as error:
+            if isinstance(error, DBAPIError) or is_away(error):
+                raise
+            # What could not be made will not be made the next time either, and must not hold up what waits behind it.
+            if not isinstance(error, AppError):
+                log.exception("the order of command %s could not be made", command.uuid)
+            _fail(session, command, str(error.message if isinstance(error, AppError) else type(error).__name__))
             # That may have stopped a fan-out and so taken back what was found beside it: look again.
-            _fail(session, command, str(error.message))
             return orders or deliver(session, node, ())
         room -= len(json.dumps(payload))
         if room < 0 and orders:
@@ -195,14 +207,20 @@ def _moment(text: str | None) -> datetime | None:
 
 
 def expire_overdue(session: Session) -> int:
-    """What could not be started before its deadline never will be. Open ones that did start report for themselves.
+    """What could not be started before its deadline never will be. Open ones that did start report for themselves, but
+    are not waited for without end.
 
     Those of fan-outs are left to their sweep.
     """
-    waiting = (states.QUEUED, states.DELIVERED)
-    alone = (Command.target_id.is_(None), Command.state.in_(waiting), Command.not_after < now())
-    overdue = update(Command).where(*alone)
-    changed = session.execute(overdue.values(state=states.EXPIRED, finished_at=now(), error_code="not_delivered"))
+    at = now()
+    waiting, taken = (states.QUEUED, states.DELIVERED), (states.ACCEPTED, states.STARTED)
+    expired = _end_alone(session, waiting, at, state=states.EXPIRED, error_code="not_delivered")
+    return expired + _end_alone(session, taken, at - FORSAKEN, state=states.INTERRUPTED, error_code="interrupted")
+
+
+def _end_alone(session: Session, open_states: Sequence[str], before: datetime, **values: str) -> int:
+    alone = (Command.target_id.is_(None), Command.state.in_(open_states), Command.not_after < before)
+    changed = session.execute(update(Command).where(*alone).values(finished_at=now(), **values))
     return int(changed.rowcount)  # type: ignore[attr-defined]
 
 

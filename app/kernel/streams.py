@@ -21,10 +21,12 @@ Keep = Literal["newest", "all"]
 WINDOW_BYTES = 512 * 1024
 """So much is kept: of `newest` the end, of `all` what was not read yet, and then the writer has to wait."""
 IDLE_S = 120
-"""A stream that nobody writes to or reads is forgotten after this."""
+"""A stream that nobody reads is forgotten after this, whatever is written to it."""
+LIFETIME_S = 65 * 60
+"""And any stream this long after it was opened: logs are followed for an hour."""
 SILENT_S = 35
 """A writer says something every ten seconds; after this much silence it counts as lost."""
-MOST_OPEN = 200
+MOST_OPEN, MOST_OF_NODE = 200, 20
 LOOK_S = 1.0
 READ_BYTES = 256 * 1024
 
@@ -33,10 +35,14 @@ STREAM_ID_BYTES = 24
 
 # Offsets count all bytes of the stream; `first` is the offset of the first byte that is still kept.
 _TOUCH = """
-local function touch(ttl, now)
+local function touch(node, ttl, now)
   redis.call('EXPIRE', KEYS[1], ttl)
   redis.call('EXPIRE', KEYS[2], ttl)
-  redis.call('ZADD', KEYS[3], 'XX', now + ttl, KEYS[1])
+  redis.call('ZADD', KEYS[3], 'XX', now + ttl, node .. ':' .. KEYS[1])
+end
+local function close(reason, node, ttl, now)
+  redis.call('HSET', KEYS[1], 'closed', reason)
+  touch(node, ttl, now)
 end
 local function cut(first, target)
   local rest = redis.call('GETRANGE', KEYS[2], target - first, -1)
@@ -49,13 +55,18 @@ end
 _WRITE = (
     _TOUCH
     + """
-local facts = redis.call('HMGET', KEYS[1], 'node', 'first', 'next', 'window', 'keep', 'closed')
+local facts = redis.call('HMGET', KEYS[1], 'node', 'first', 'next', 'window', 'keep', 'closed', 'read_at', 'opened')
 local offset, data, is_end = tonumber(ARGV[2]), ARGV[3], ARGV[4] == '1'
 local now, ttl = tonumber(ARGV[5]), tonumber(ARGV[6])
 if not facts[1] or facts[1] ~= ARGV[1] then return {-1, 0} end
 local first, next, window = tonumber(facts[2]), tonumber(facts[3]), tonumber(facts[4])
+if facts[6] ~= '' then return {next, 1} end
+if now - tonumber(facts[7]) >= ttl or now - tonumber(facts[8]) >= tonumber(ARGV[7]) then
+  close('idle', facts[1], ttl, now)
+  redis.call('PUBLISH', KEYS[1], '')
+  return {next, 1}
+end
 redis.call('HSET', KEYS[1], 'seen', ARGV[5])
-if facts[6] ~= '' then touch(ttl, now) return {next, 1} end
 local stop = offset + #data
 if offset <= next and stop > next then
   local piece = string.sub(data, next - offset + 1)
@@ -69,10 +80,10 @@ if offset <= next and stop > next then
 end
 local is_closed = 0
 if is_end and offset <= next and stop <= next then
-  redis.call('HSET', KEYS[1], 'closed', 'end')
+  close('end', facts[1], ttl, now)
   is_closed = 1
 end
-touch(ttl, now)
+redis.call('PEXPIRE', KEYS[2], redis.call('PTTL', KEYS[1]))
 redis.call('PUBLISH', KEYS[1], '')
 return {next, is_closed}
 """
@@ -81,7 +92,7 @@ return {next, is_closed}
 _READ = (
     _TOUCH
     + """
-local facts = redis.call('HMGET', KEYS[1], 'first', 'next', 'window', 'keep', 'closed', 'seen', 'opened')
+local facts = redis.call('HMGET', KEYS[1], 'first', 'next', 'window', 'keep', 'closed', 'seen', 'opened', 'node')
 if not facts[1] then return false end
 local after, most = tonumber(ARGV[1]), tonumber(ARGV[2])
 local first, next, window = tonumber(facts[1]), tonumber(facts[2]), tonumber(facts[3])
@@ -92,8 +103,17 @@ end
 after = math.max(after, first)
 local data = ''
 if after < next then data = redis.call('GETRANGE', KEYS[2], after - first, after - first + most - 1) end
-touch(tonumber(ARGV[4]), tonumber(ARGV[3]))
-return {after, data, next, facts[5], facts[6] or facts[7]}
+local now, ttl, closed = tonumber(ARGV[3]), tonumber(ARGV[4]), facts[5]
+if closed == '' and now - tonumber(facts[7]) >= tonumber(ARGV[5]) then
+  closed = 'old'
+  close(closed, facts[8], ttl, now)
+elseif closed == '' then
+  redis.call('HSET', KEYS[1], 'read_at', ARGV[3])
+  touch(facts[8], ttl, now)
+else
+  redis.call('PEXPIRE', KEYS[2], redis.call('PTTL', KEYS[1]))
+end
+return {after, data, next, closed, facts[6] or facts[7]}
 """
 )
 
@@ -137,18 +157,20 @@ def open_stream(
     """
     redis, at = ops().redis, int(time.time())
     redis.zremrangebyscore(OPEN_KEY, 0, at)
-    if redis.zcard(OPEN_KEY) >= MOST_OPEN:
+    members: Any = redis.zrange(OPEN_KEY, 0, -1)
+    of_node = sum(member.startswith(b"%d:" % node_id) for member in members)
+    if len(members) >= MOST_OPEN or of_node >= MOST_OF_NODE:
         raise TooManyRequests(retry_after_s=10)
     stream_id = secrets.token_urlsafe(STREAM_ID_BYTES)
     name = _name(stream_id)
     content: dict[Any, Any] = {
         "node": node_id, "first": 0, "next": 0, "window": window, "keep": keep, "closed": "", "opened": at,
-        "facts": json.dumps(facts or {}),
+        "read_at": at, "facts": json.dumps(facts or {}),
     }  # fmt: skip
     pipe = redis.pipeline(transaction=True)
     pipe.hset(name, mapping=content)
     pipe.expire(name, IDLE_S)
-    pipe.zadd(OPEN_KEY, {name: at + IDLE_S})
+    pipe.zadd(OPEN_KEY, {f"{node_id}:{name}": at + IDLE_S})
     pipe.execute()
     return stream_id
 
@@ -166,7 +188,7 @@ def write(stream_id: str, node_id: int, offset: int, data: bytes, *, is_end: boo
     """Bytes from the node, beginning at its byte `offset`. What is known already is left out; what does not fit is not
     taken. None: there is no such stream, or it is another node's.
     """
-    given = (node_id, offset, data, int(is_end), int(time.time()), IDLE_S)
+    given = (node_id, offset, data, int(is_end), int(time.time()), IDLE_S, LIFETIME_S)
     upto, is_closed = ops().redis.eval(_WRITE, 3, *_keys(stream_id), *given)
     return None if upto < 0 else Taken(upto, bool(is_closed))
 
@@ -175,7 +197,8 @@ def read(stream_id: str, after: int, max_bytes: int = READ_BYTES) -> Piece:
     """What comes after so many bytes, as far as it is there. Of a stream that keeps `all`, what was asked to come after
     is known to have arrived, and makes room.
     """
-    found = ops().redis.eval(_READ, 3, *_keys(stream_id), after, max_bytes, int(time.time()), IDLE_S)
+    given = (after, max_bytes, int(time.time()), IDLE_S, LIFETIME_S)
+    found = ops().redis.eval(_READ, 3, *_keys(stream_id), *given)
     if found is None:
         return Piece(after, b"", is_gone=True)
     start, data, end, closed, seen = found
@@ -207,7 +230,7 @@ def read_when_there(stream_id: str, after: int, wait_s: float, max_bytes: int = 
 def close(stream_id: str, reason: str = "reader") -> None:
     """Nobody wants more. The node hears it with its next piece; what is there can still be read."""
     redis, name = ops().redis, _name(stream_id)
-    if redis.exists(name):
+    if redis.hget(name, "closed") == b"":
         redis.hset(name, "closed", reason)
         redis.expire(name, IDLE_S)
         redis.publish(name, "")

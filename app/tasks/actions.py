@@ -40,12 +40,15 @@ PLAIN = (
     "target_type",
     "target_value",
 )
+HARMLESS = ("name", "description")
+"""Whoever changes anything else is responsible for what the task does from then on."""
 
 
 def create_task(session: Session, actor: Actor, values: TaskIn) -> Task:
     authorize(actor, "tasks.edit")
     task = Task(**{name: getattr(values, name) for name in PLAIN})
     task.created_by, task.created_by_id = actor.username, actor.user_id
+    task.responsible, task.responsible_id = actor.username, actor.user_id
     if values.template_id is not None:
         if values.type is not None or values.content is not None:
             raise BadParameter(errors=[FieldError("content", _("The template says this already."))])
@@ -69,17 +72,20 @@ def update_task(session: Session, actor: Actor, task_id: int, values: TaskUpdate
     """What is left out stays. Runs that go on keep what they were begun with."""
     authorize(actor, "tasks.edit")
     task, given = task_by_id(session, task_id), values.model_fields_set
-    before = _audited(task)
+    before, did = _audited(task), _does(task)
     for name in given & set(PLAIN):
         setattr(task, name, getattr(values, name))
     if given & {"type", "content"}:
         task.type = values.type if "type" in given else task.type
         task.content = check_content(task.type, values.content if "content" in given else task.content)
         task.template_id = None
-        check_root(actor, task.type, task.content)
     elif "parameters" in given and task.template_id is not None:
         task.parameters = check_parameters(template_by_id(session, task.template_id).parameters, values.parameters)
+    # Also if the content stayed: other parameters, hosts or times make something else of it.
+    check_root(actor, task.type, task.content)
     _check(session, task)
+    if _does(task) != did:
+        task.responsible, task.responsible_id = actor.username, actor.user_id
     task.updated_at = now()
     session.flush()
     record(session, actor, "task.update", "task", task.id, before, _audited(task))
@@ -117,6 +123,10 @@ def is_running(session: Session, task_id: int) -> bool:
 
 def _audited(task: Task) -> dict[str, Any]:
     return {name: getattr(task, name) for name in AUDITED}
+
+
+def _does(task: Task) -> dict[str, Any]:
+    return {name: getattr(task, name) for name in (*PLAIN, "type", "content") if name not in HARMLESS}
 
 
 def create_template(session: Session, actor: Actor, values: TemplateIn) -> TaskTemplate:

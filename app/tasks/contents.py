@@ -19,6 +19,12 @@ Value = str | int | float | bool
 KNOWN_INTERPRETERS = ("shell", "python", "powershell")
 USER = r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?"
 MODE = r"^[0-7]{3,4}$"
+MATCHED_CHARS = 256
+"""Of a value that a pattern is tried on."""
+MOST_REPEATS, MOST_CHOICES = 2, 8
+# What makes a regular expression explode: repeated groups, look-around, back-references (`protocol.manifests`).
+ESCAPED, CHOSEN = re.compile(r"\\.", re.DOTALL), re.compile(r"\[\^?\]?[^]]*\]")
+EXPLOSIVE, REFERENCE = re.compile(r"\)[*+{]|\(\?[^:]"), re.compile(r"\\[1-9]")
 
 
 def check_path(given: str) -> str:
@@ -177,13 +183,24 @@ def _what_is_wrong(parameter: Parameter, value: Value) -> Any:
     if isinstance(value, str):
         if "\0" in value or len(value) > 32_768:
             return _("This is too long, or holds a NUL character.")
-        if parameter.pattern and not re.fullmatch(parameter.pattern, value[:1024]):
+        if parameter.pattern and len(value) > MATCHED_CHARS:
+            return _("At most %(max)s characters are allowed.", max=MATCHED_CHARS)
+        if parameter.pattern and not re.fullmatch(parameter.pattern, value):
             return _("This does not have the expected form.")
     elif not isinstance(value, bool):
         low, high = parameter.minimum, parameter.maximum
         if (low is not None and value < low) or (high is not None and value > high):
             return _("This is out of bounds.")
     return None
+
+
+def is_costly(pattern: str) -> bool:
+    """Whether a short text may keep this regular expression busy for long. What is escaped or in brackets is plain."""
+    references = any(REFERENCE.match(found) for found in ESCAPED.findall(pattern))
+    plain = CHOSEN.sub("a", ESCAPED.sub("a", pattern))
+    repeats = sum(map(plain.count, "*+{"))
+    choices = plain.count("|") + plain.count("?") - plain.count("(?:")
+    return references or bool(EXPLOSIVE.search(plain)) or repeats > MOST_REPEATS or choices > MOST_CHOICES
 
 
 def check_definitions(parameters: Sequence[Parameter]) -> None:
@@ -193,9 +210,13 @@ def check_definitions(parameters: Sequence[Parameter]) -> None:
         if parameter.name.upper() in seen:
             errors.append(FieldError(f"parameters.{number}.name", _("The same name stands here twice.")))
         seen.add(parameter.name.upper())
+        if is_costly(parameter.pattern or ""):
+            problem = _("At most 2 repetitions, none of a group, and 8 choices: others may take for ever.")
+            errors.append(FieldError(f"parameters.{number}.pattern", problem))
+            continue
         try:
             re.compile(parameter.pattern or "")
-        except re.error:
+        except (re.error, OverflowError, RecursionError):
             errors.append(FieldError(f"parameters.{number}.pattern", _("This is not a regular expression.")))
             continue
         if parameter.default is not None and (problem := _problem(parameter, parameter.default)):

@@ -66,6 +66,9 @@ class Task(Base):
     next_run_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     created_by: Mapped[str] = mapped_column(Name(64), default="")
     created_by_id: Mapped[int | None] = mapped_column(BigId)
+    responsible: Mapped[str] = mapped_column(Name(64), default="")
+    responsible_id: Mapped[int | None] = mapped_column(BigId)
+    """Who said last what is done, where and when: the schedule acts with this person's rights."""
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, exists, func, or_, select
+from sqlalchemy import ColumnElement, LargeBinary, and_, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from app.commands import queries as commands
@@ -33,6 +33,7 @@ TEMPLATES_SORTABLE = {"id": TaskTemplate.id, "name": TaskTemplate.name, "updated
 RUNS_SORTABLE = {"id": TaskRun.id, "created_at": Fanout.created_at, "finished_at": Fanout.finished_at}
 SHOWN_WITH_RECORD = 64 * 1024
 """Bytes of each stream that are shown with a record; all of it is read by its own address."""
+PIECES_WITH_RECORD = 1000
 READ_AT_ONCE = 256 * 1024
 
 
@@ -185,12 +186,17 @@ def _record(view: TargetView, outputs: dict[tuple[int, str], str]) -> dict[str, 
 
 def _beginnings(session: Session, command_ids: Sequence[int]) -> dict[tuple[int, str], str]:
     """The first bytes of each stream of these commands, as text."""
-    pieces: dict[tuple[int, str], bytes] = {}
-    asked = select(TaskOutput).where(TaskOutput.command_id.in_(command_ids), TaskOutput.offset < SHOWN_WITH_RECORD)
-    for piece in session.scalars(asked.order_by(TaskOutput.command_id, TaskOutput.stream, TaskOutput.offset)):
-        key = (piece.command_id, piece.stream)
-        pieces[key] = (pieces.get(key, b"") + piece.data)[:SHOWN_WITH_RECORD]
-    return {key: data.decode(errors="replace") for key, data in pieces.items()}
+    of_stream = (TaskOutput.command_id, TaskOutput.stream)
+    place = func.row_number().over(partition_by=of_stream, order_by=TaskOutput.offset).label("place")
+    early = (TaskOutput.command_id.in_(command_ids), TaskOutput.offset < SHOWN_WITH_RECORD)
+    first = select(TaskOutput.id, place).where(*early).subquery()
+    # What would be cut off is not even loaded.
+    data = func.substr(TaskOutput.data, 1, SHOWN_WITH_RECORD - TaskOutput.offset, type_=LargeBinary)
+    asked = select(*of_stream, data).join(first, first.c.id == TaskOutput.id).where(first.c.place <= PIECES_WITH_RECORD)
+    pieces: dict[tuple[int, str], list[bytes]] = {}
+    for command_id, stream, piece in session.execute(asked.order_by(*of_stream, TaskOutput.offset)):
+        pieces.setdefault((command_id, stream), []).append(piece)
+    return {key: b"".join(found).decode(errors="replace") for key, found in pieces.items()}
 
 
 def record_view(session: Session, run: TaskRun, record_id: int) -> TargetView:

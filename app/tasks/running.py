@@ -30,6 +30,10 @@ from protocol.commands import Output
 KIND, CANCEL_KIND, NAME = "task.run", "task.cancel", "task"
 OUTPUT_BYTES = 1024 * 1024
 """Of each stream that are kept, whatever the host sends."""
+MOST_PIECES = 10_000
+"""Of one command: hosts number them from 0, so what has a higher number is too much."""
+LATE = timedelta(minutes=10)
+"""How long after a command's end its output is still waited for."""
 PUNCTUAL = timedelta(seconds=60)
 """How late a due time may be taken up without being missed: a restart in the due minute must not lose it."""
 
@@ -121,13 +125,23 @@ def retry_run(session: Session, actor: Actor, uuid: str, only: str, triggered_by
 
 
 def take_output(session: Session, command: Command, piece: Output) -> None:
-    """Keep a piece of a stream, once; what is beyond the bound is left out and marked. The command's row is locked."""
+    """Keep a piece of a stream, once; what is beyond the bound is left out and marked. The command's row is locked.
+
+    Pieces of a stream come in order and do not overlap: so the bound holds for what is stored, whatever offsets say.
+    """
+    is_late = command.finished_at is not None and now() > command.finished_at + LATE
+    if is_late or piece.seq >= MOST_PIECES or piece.offset > OUTPUT_BYTES:
+        return
     known = select(TaskOutput.id).where(TaskOutput.command_id == command.id, TaskOutput.seq == piece.seq)
     if session.scalar(known) is not None:
         return
-    kept = piece.data[: max(0, OUTPUT_BYTES - piece.offset)]
-    is_cut = piece.cut or len(kept) < len(piece.data)
-    if piece.offset > OUTPUT_BYTES:
+    mine = (TaskOutput.command_id == command.id, TaskOutput.stream == piece.stream)
+    end = select(TaskOutput.offset + TaskOutput.size).where(*mine)
+    if piece.offset < (session.scalar(end.order_by(TaskOutput.offset.desc(), TaskOutput.id.desc()).limit(1)) or 0):
+        return
+    kept = piece.data[: OUTPUT_BYTES - piece.offset]
+    is_cut = piece.cut or len(kept) < len(piece.data) or piece.seq == MOST_PIECES - 1
+    if not kept and not is_cut:
         return
     session.add(
         TaskOutput(
@@ -183,10 +197,10 @@ def run_due_task(session: Session, task_id: int) -> TaskRun | None:
 
 
 def _scheduler(session: Session, task: Task) -> Actor:
-    """Who made the task answers for what its schedule does: with his rights of today, looked at by the engine."""
-    user = None if task.created_by_id is None else session.get(User, task.created_by_id)
+    """Who changed the task last answers for what its schedule does: with today's rights, looked at by the engine."""
+    user = None if task.responsible_id is None else session.get(User, task.responsible_id)
     role = Role(user.role) if user is not None else None
-    return Actor("schedule", task.created_by_id, task.created_by, role)
+    return Actor("schedule", task.responsible_id, task.responsible, role)
 
 
 def _note(session: Session, task: Task, kind: str, text: str, scheduled_for: datetime, **more: object) -> None:

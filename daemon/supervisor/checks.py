@@ -29,6 +29,7 @@ class Ways(NamedTuple):
     """How commands of an agent are run. `check_allowed` raises PermissionError where the host forbids it."""
 
     command_line: Callable[[tuple[str, ...]], list[str]]
+    given: Callable[[], bytes]
     environ: Callable[[], dict[str, str]]
     check_allowed: Callable[[], None]
 
@@ -105,7 +106,7 @@ class Check:
             except PermissionError as error:
                 self._take(Verdict(False, str(error)[:200]))
             else:
-                self._run(self._ways.command_line(wanted.command), self._command_ended)
+                self._run(self._ways.command_line(wanted.command), self._ways.given(), self._command_ended)
         else:
             self._connect(now)
 
@@ -113,7 +114,7 @@ class Check:
         target = self._target()
         address = literal(target.host) or (self._address if now < self._address_until else None)
         if address is None:
-            self._run(resolver(target.host), self._resolved)
+            self._run(resolver(target.host), b"", self._resolved)
             return
         # The probe may end while it is being made; then it must not be kept.
         self._probe = None
@@ -126,10 +127,10 @@ class Check:
             return tcp_target(wanted.host or "127.0.0.1", wanted.port or 0)
         return http_target(wanted.url or "", wanted.status, wanted.contains)
 
-    def _run(self, argv: list[str], on_end: Callable[[int, bytes, bool], None]) -> None:
+    def _run(self, argv: list[str], stdin: bytes, on_end: Callable[[int, bytes, bool], None]) -> None:
         try:
             self._probe = CommandProbe(
-                self._system, self._poller, argv, self._ways.environ(), self.wanted.timeout_s, on_end
+                self._system, self._poller, argv, stdin, self._ways.environ(), self.wanted.timeout_s, on_end
             )  # fmt: skip
         except OSError as error:
             self._take(Verdict(False, f"cannot run {argv[0]}: {error.strerror}"[:200]))

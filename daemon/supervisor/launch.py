@@ -1,4 +1,8 @@
-"""A short-lived child that becomes another program: the shim, which orphans fall to, or an agent under another user."""
+"""A short-lived child that becomes another program: the shim, which orphans fall to, or a command of an agent.
+
+What the agent's manifest adds to the environment comes on stdin and counts only once root has been given up: variables
+like LD_PRELOAD would otherwise be a way to run code as root.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +31,7 @@ def become_shim(argv: list[str]) -> NoReturn:
 
 def become_user(name: str, argv: list[str]) -> NoReturn:
     """Give up root for good, then become the program. The output's files go to the user, who may open them again."""
+    given = read_given()
     try:
         user = pwd.getpwnam(name)
     except KeyError:
@@ -45,6 +50,28 @@ def become_user(name: str, argv: list[str]) -> NoReturn:
             os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
         except OSError as error:
             fail(f"cannot become {name}: {error.strerror}; only root can")
+    become(argv, given)
+
+
+def become_self(argv: list[str]) -> NoReturn:
+    """The program as who we are."""
+    become(argv, read_given())
+
+
+def read_given() -> dict[bytes, bytes]:
+    """The variables on stdin, which is empty afterwards."""
+    with open(0, "rb") as stdin:
+        words = stdin.read().split(b"\0")
+    # Descriptor 0 is closed now, and the lowest that is free is taken.
+    os.open(os.devnull, os.O_RDONLY)
+    os.set_inheritable(0, True)
+    pairs = (word.partition(b"=") for word in words if word)
+    return {name: value for name, _, value in pairs}
+
+
+def become(argv: list[str], given: dict[bytes, bytes]) -> NoReturn:
+    """The program itself, in the whole environment."""
+    os.environb.update(given)
     try:
         os.execvp(argv[0], argv)  # noqa: S606
     except OSError as error:
@@ -67,4 +94,6 @@ if __name__ == "__main__":
             os.environ.pop("LC_CTYPE", None)
     if sys.argv[1] == "shim":
         become_shim(sys.argv[2:])
+    if sys.argv[1] == "self":
+        become_self(sys.argv[2:])
     become_user(sys.argv[2], sys.argv[3:])

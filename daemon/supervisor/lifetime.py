@@ -48,6 +48,8 @@ class Around(NamedTuple):
     on_change: Callable[[], None]
     forbids: Callable[[str | None], str | None]
     """Why the host does not let the Manager run a command as this user (null: the Daemon's own); null: it does."""
+    forbids_file: Callable[[str], str | None]
+    """Why it does not let the Manager read a file; null: it does."""
 
 
 class Gone(NamedTuple):
@@ -105,15 +107,15 @@ class Lifetime:
         plain: dict[str, Any] = to_plain(manifest)
         self.note = Note(self._run, self._around.boot_id, source, plain, config_version, restarts, None)
         try:
-            child = self.files.launch(self.note, manifest.start, manifest.cwd or "/", manifest.user, environ, lock)
+            child = self.files.launch(self.note, manifest, environ, lock)
         finally:
             self._system.close(lock)
         self._children.add(child)
         self.stage, self.due = SPAWNED, self._system.boottime() + LAUNCH_S
 
-    def adopt(self, adopt: Adopt) -> bool:
+    def adopt(self, adopt: Adopt, user: str | None) -> bool:
         """Look for the process that somebody else started; True if there is one, which is watched from now on."""
-        found = find_process(self._system, self._processes, adopt, frozenset({os.getpid()}))
+        found = find_process(self._system, self._processes, adopt, user, frozenset({os.getpid()}))
         if found is None:
             return False
         self.clear()

@@ -30,13 +30,13 @@ class Verdict(NamedTuple):
 class CommandProbe:
     """Runs a program; exit code 0 is well. What it says first is the detail."""
 
-    def __init__(self, system: System, poller: Poller, argv: list[str], environ: dict[str, str], timeout_s: float,
-                 on_end: Callable[[int, bytes, bool], None]) -> None:  # fmt: skip
+    def __init__(self, system: System, poller: Poller, argv: list[str], stdin: bytes, environ: dict[str, str],
+                 timeout_s: float, on_end: Callable[[int, bytes, bool], None]) -> None:  # fmt: skip
         self._poller = poller
         self._on_end = on_end
         self._system = system
         self.deadline = system.boottime() + timeout_s
-        self._child: Child | None = system.start(argv, b"", BODY_BYTES, environ, is_quiet=False)
+        self._child: Child | None = system.start(argv, stdin, BODY_BYTES, environ, is_quiet=False)
         self._fd = self._child.fileno()
         self._look = self.deadline
         os.set_blocking(self._fd, False)

@@ -99,6 +99,13 @@ class ProcessTable:
         raw = self._system.read_proc(f"{self._proc}/{pid}/cmdline", 65536)
         return raw.rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "replace")
 
+    def users(self, pid: int) -> frozenset[int]:
+        """As whom it runs: the real, effective and saved user. -1 alone if it is gone."""
+        for line in self._system.read_proc(f"{self._proc}/{pid}/status", 4096).splitlines():
+            if line.startswith(b"Uid:"):
+                return frozenset(map(int, line.split()[1:4]))
+        return frozenset({-1})
+
     def has_environment(self, pid: int, marker: bytes) -> bool:
         """Whether a process was started with this `NAME=value`."""
         raw = self._system.read_proc(f"{self._proc}/{pid}/environ", 262144)

@@ -14,7 +14,7 @@ from daemon.supervisor.limits import Excess, Watch
 from daemon.supervisor.policy import Ask, Down, Judged, Kill, Restart, Spawn, State, Tell, Tick, Up, Want
 from daemon.supervisor.probes import CommandProbe, first_line
 from daemon.supervisor.processes import Identity, Process
-from daemon.supervisor.runs import as_user
+from daemon.supervisor.runs import command_of, given
 from daemon.supervisor.words import dossier, end_in_words, is_failure, version_in
 from protocol.checkin import AgentStatus, Health
 from protocol.manifests import Manifest
@@ -105,6 +105,14 @@ class Program:
     def output_path(self) -> str:
         """Where its stdout and stderr go."""
         return self._lifetime.files.output
+
+    def logs(self) -> tuple[str, ...]:
+        """Its own logs, as far as the Manager may read them."""
+        return tuple(path for path in self.manifest.logs if self.forbids_file(path) is None)
+
+    def forbids_file(self, path: str) -> str | None:
+        """Why the Manager may not read this file of its, or None; what the host itself declared is the host's word."""
+        return None if self.source == "host" else self._around.forbids_file(path)
 
     def status(self) -> AgentStatus:
         """For the check-in."""
@@ -420,7 +428,7 @@ class Program:
 
     def _find_adopted(self) -> bool:
         adopt = self.manifest.adopt
-        if adopt is None or not self._lifetime.adopt(adopt):
+        if adopt is None or not self._lifetime.adopt(adopt, self.manifest.user):
             return False
         if self.is_watch_only:
             # Somebody started it, whatever was wanted here.
@@ -438,7 +446,7 @@ class Program:
         self._checks = self._new_checks(self._system.boottime())
 
     def _new_checks(self, now: float) -> Checks:
-        ways = Ways(self.command_line, self.environ, self._check_allowed)
+        ways = Ways(self.command_line, self.given, self.environ, self._check_allowed)
         return Checks(self._system, self._around.poller, self.manifest, now, ways)
 
     def _end_checks(self) -> None:
@@ -532,24 +540,29 @@ class Program:
         try:
             self._check_allowed()
             errand = CommandProbe(
-                self._system, self._around.poller, self.command_line(argv), self.environ(), timeout_s, on_end
-            )
+                self._system, self._around.poller, self.command_line(argv), self.given(), self.environ(), timeout_s,
+                on_end,
+            )  # fmt: skip
         except OSError as error:
             on_end(127, f"cannot run {argv[0]}: {error.strerror or error}".encode(), False)
         else:
             self._errands.append(errand)
 
     def command_line(self, argv: tuple[str, ...]) -> list[str]:
-        """A command as the agent's user in the agent's directory."""
-        found = as_user(argv, self.manifest.user)
+        """A command as the agent's user in the agent's directory; `given` is its stdin."""
+        found = command_of(self.manifest, argv)
         if self.manifest.cwd is None:
             return found
         return ["/bin/sh", "-c", 'cd "$0" && exec "$@"', self.manifest.cwd, *found]
 
+    def given(self) -> bytes:
+        """What its manifest adds to the environment, for the stdin of its commands."""
+        return given(self.manifest)
+
     def environ(self) -> dict[str, str]:
-        """What its processes are started with."""
+        """What its processes are started with, as root where the Daemon is root: nothing of the manifest's."""
         own = {} if self.manifest.user is not None else _home()
-        return {**self._around.environ, **own, "OPS_AGENT": self.manifest.name, **self.manifest.env}
+        return {**self._around.environ, **own, "OPS_AGENT": self.manifest.name}
 
     # ---- reports
 
@@ -565,7 +578,7 @@ class Program:
 
     def _dossier(self) -> dict[str, Any]:
         now, changed, lifetime = self._system.boottime(), self._config_changed_at, self._lifetime
-        found = dossier(self._system, self.manifest, lifetime, self._gone, self._watch, now - self._ago_s)
+        found = dossier(self._system, self.logs(), lifetime, self._gone, self._watch, now - self._ago_s)
         found["restarts"] = self.state.restarts
         found["config"] = {
             "at_start_before": lifetime.config_version_before,

@@ -18,6 +18,7 @@ from protocol.fields import Fields
 from protocol.manifests import Manifest, parse_manifest
 
 OUTPUT = "output.log"
+GIVEN = "environ"
 RUN_VARIABLE = "OPS_RUN"
 DIRECTORY_VARIABLE = "OPS_SHIM"
 MAX_RECORD = 256 * 1024
@@ -44,6 +45,7 @@ umask 022
 read -r {_STAT}
 echo "%(run)s $p $t" >pid
 exec {SHIM_LOCK_FD}>&-
+exec <%(given)s
 cd %(cwd)s || exit {NOT_STARTED}
 exec %(argv)s
 )
@@ -95,15 +97,19 @@ class RunFiles:
         self._system.close(fd)
         return False
 
-    def launch(self, note: Note, argv: tuple[str, ...], cwd: str, user: str | None, environ: Mapping[str, str],
-               lock: int) -> int:  # fmt: skip
-        """Start the shim; its pid. The lock is the shim's from now on."""
+    def launch(self, note: Note, manifest: Manifest, environ: Mapping[str, str], lock: int) -> int:
+        """Start the shim; its pid. The lock is the shim's from now on. `environ` is what the shim itself may know."""
         self.write_note(note)
-        command = argv if user is None else (*_python(), _LAUNCH, "user", user, *argv)
+        command = command_of(manifest, manifest.start)
         script = _SCRIPT % {
-            "run": note.run, "cwd": quoted(cwd), "argv": " ".join(quoted(word) for word in command)
+            "run": note.run, "cwd": quoted(manifest.cwd or "/"), "argv": " ".join(quoted(word) for word in command),
+            "given": GIVEN if manifest.env else "/dev/null",
         }  # fmt: skip
         self._write("run", script.encode("utf-8", "surrogateescape"))
+        if manifest.env:
+            self._write(GIVEN, given(manifest))
+        else:
+            self._system.remove(f"{self.directory}/{GIVEN}")
         output = self._system.open_append(self.output)
         try:
             own = {**environ, RUN_VARIABLE: note.run, DIRECTORY_VARIABLE: self.directory}
@@ -185,9 +191,18 @@ def quoted(word: str) -> str:
     return "'" + word.replace("'", "'\\''") + "'"
 
 
-def as_user(argv: tuple[str, ...], user: str | None) -> list[str]:
-    """A command line that runs `argv` as somebody else."""
-    return list(argv) if user is None else [*_python(), _LAUNCH, "user", user, *argv]
+def command_of(manifest: Manifest, argv: tuple[str, ...]) -> list[str]:
+    """A command line that runs `argv` as the agent's user; with `given` as its stdin also in his environment."""
+    if manifest.user is not None:
+        return [*_python(), _LAUNCH, "user", manifest.user, *argv]
+    return [*_python(), _LAUNCH, "self", *argv] if manifest.env else list(argv)
+
+
+def given(manifest: Manifest) -> bytes:
+    """The manifest's variables for `launch`. What may still run as root on the way must not see them."""
+    # By the run's variable its processes are found again.
+    pairs = [f"{name}={value}" for name, value in manifest.env.items() if name != RUN_VARIABLE]
+    return "\0".join(pairs).encode("utf-8", "surrogateescape")
 
 
 def _python() -> tuple[str, str, str]:

@@ -50,7 +50,7 @@ class Supervisor:
     - `agents()` and `find(name)`: the `AgentStatus` of the check-in (pid, status, restart count, health);
       `condition(name)` in short;
     - `directory(name)`: the agent's own directory under the state directory, for files that belong to it;
-    - `log_paths(name)`: the captured output, newest file first, then the manifest's logs;
+    - `log_paths(name)`: the captured output, newest file first, then the manifest's logs as far as the host allows;
     - `reload(name)`, `restart(name)`: block until it is done, and answer what went wrong, or None; `order` does not;
     - `check_health(name)`: makes every check now; `run(name, argv, timeout_s)`: a command as the agent's user;
     - `note_heartbeat(name, version)`: it has said that it lives;
@@ -69,6 +69,7 @@ class Supervisor:
         on_change: Callable[[], None],
         environ: dict[str, str] | None = None,
         forbids: Callable[[str | None], str | None] = lambda _: None,
+        forbids_file: Callable[[str], str | None] = lambda _: None,
     ) -> None:
         self._system = system
         self._directory = f"{state_dir}/agents"
@@ -82,7 +83,7 @@ class Supervisor:
         processes = ProcessTable(system)
         self._around = Around(
             system, processes, self._poller, clock, logbook, boot_id, {"PATH": _PATH, **kept, **(environ or {})},
-            on_change, forbids,
+            on_change, forbids, forbids_file,
         )  # fmt: skip
         self._processes = processes
         self._programs: dict[str, Program] = {}
@@ -181,14 +182,20 @@ class Supervisor:
         return None if program is None else program.directory
 
     def log_paths(self, name: str) -> list[str] | None:
-        """What it writes: captured output, newest first, then its own logs. They need not exist."""
+        """What it writes: captured output, newest first, then its own logs that may be read. They need not exist."""
         program = self._programs.get(name)
-        return None if program is None else [*output.paths(program.output_path), *program.manifest.logs]
+        return None if program is None else [*output.paths(program.output_path), *program.logs()]
+
+    def forbids_log(self, name: str, path: str) -> str | None:
+        """Why this log of its must not be read, or None; also for what is no log of its."""
+        program = self._programs.get(name)
+        return program.forbids_file(path) if program is not None and path in program.manifest.logs else None
 
     def run(self, name: str, argv: list[str], timeout_s: float) -> Finished:
         """Run a command as the agent's user, in its directory and environment; both outputs in one. KeyError."""
         program = self._programs[name]
-        child = self._system.start(program.command_line(tuple(argv)), b"", 1 << 20, program.environ(), is_quiet=False)
+        command = program.command_line(tuple(argv))
+        child = self._system.start(command, program.given(), 1 << 20, program.environ(), is_quiet=False)
         return child.wait(timeout_s) or child.kill()
 
     def check_health(self, name: str) -> tuple[Health, ...]:

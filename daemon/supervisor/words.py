@@ -10,7 +10,6 @@ from daemon.supervisor.lifetime import Gone, Lifetime
 from daemon.supervisor.limits import Watch
 from daemon.supervisor.runs import NOT_STARTED
 from daemon.system import System
-from protocol.manifests import Manifest
 
 LOG_FILES = 4
 
@@ -52,11 +51,11 @@ def version_in(text: str) -> str | None:
     return None
 
 
-def dossier(system: System, manifest: Manifest, lifetime: Lifetime, gone: Gone | None, watch: Watch,
+def dossier(system: System, logs: tuple[str, ...], lifetime: Lifetime, gone: Gone | None, watch: Watch,
             now: float) -> dict[str, Any]:  # fmt: skip
     """What somebody needs who asks why it ended. `now`: when it did, by the boot clock."""
     ended = None if gone is None else gone.ended
-    paths = (lifetime.files.output, *manifest.logs)[:LOG_FILES]
+    paths = (lifetime.files.output, *logs)[:LOG_FILES]
     lines = {path: output.last_lines(system, path) for path in paths}
     started = lifetime.started_at
     return {

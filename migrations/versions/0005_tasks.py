@@ -64,6 +64,8 @@ def upgrade() -> None:
         sa.Column("next_run_at", app.kernel.types.UtcDateTime(), nullable=True),
         sa.Column("created_by", app.kernel.types.Name(length=64), nullable=False),
         sa.Column("created_by_id", BIG_ID, nullable=True),
+        sa.Column("responsible", app.kernel.types.Name(length=64), nullable=False),
+        sa.Column("responsible_id", BIG_ID, nullable=True),
         sa.Column("created_at", app.kernel.types.UtcDateTime(), nullable=False),
         sa.Column("updated_at", app.kernel.types.UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(

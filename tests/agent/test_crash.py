@@ -1,5 +1,6 @@
 """The agent killed at every step of an execution: it runs at most once, and nobody waits for its end for ever."""
 
+import json
 import os
 import signal
 import socket
@@ -11,7 +12,7 @@ import pytest
 
 from agent.disk import Record, pack_record, scan_records
 from agent.journal import ACCEPTED, FINISHED, STARTED, Archive, Journal, Line
-from tests.agent.processes import AgentProcess, wait_for
+from tests.agent.processes import AgentProcess, said, wait_for
 
 # Fourteen steps; every second one by default, since each costs two starts of an agent.
 STRIDE = 1 if os.environ.get("OPS_TEST_REPEATS") else 2
@@ -167,3 +168,45 @@ def test_an_order_that_comes_twice_in_one_round_is_answered_when_it_is_on_the_di
     for channel in channels:
         channel.close()
     assert agent.wait_end("twin")["stdout"] == "once\n"
+
+
+def test_what_cannot_be_told_of_is_not_started_and_costs_the_others_nothing(
+    new_agent: Callable[..., AgentProcess], tmp_path: Path
+) -> None:
+    agent, flag = new_agent(), tmp_path / "no descriptors left"
+    code = f"""
+import agent.runner, errno, os, sys
+from agent.__main__ import run
+class FrameFile(agent.runner.FrameFile):
+    def __init__(self, path):
+        if path.endswith("/unlucky") and os.path.exists({str(flag)!r}):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)
+        super().__init__(path)
+agent.runner.FrameFile = FrameFile
+sys.exit(run(sys.argv[1:]))
+"""
+    process = agent.start("-c", code)
+    flag.touch()
+    connections = {name: agent.connect() for name in ("first", "unlucky", "last")}
+    for connection in connections.values():
+        connection.connect()
+    time.sleep(0.1)
+    process.send_signal(signal.SIGSTOP)
+    for name, connection in connections.items():
+        order = {"id": name, "type": "script", "content": {"script": f"touch '{tmp_path}/{name}'"}}
+        connection.request("POST", "/api/v1/task/execute", json.dumps(order))
+    process.send_signal(signal.SIGCONT)
+    for name, connection in connections.items():
+        answer = said(connection.getresponse())
+        connection.close()
+        assert (answer.status, answer.data["id"]) == (202, name)
+    for name in ("first", "last"):
+        assert agent.wait_end(name)["status"] == "success"
+        assert (tmp_path / name).exists()
+    flag.unlink()
+    found = agent.wait_end("unlucky")
+    assert (found["status"], found["error_code"]) == ("failed", "task_failed")
+    assert "Too many open files" in found["error"]
+    assert [event["type"] for event in agent.events("unlucky")["events"]] == ["result"]
+    assert not (tmp_path / "unlucky").exists()
+    assert agent.get("status").data["running"] == 0

@@ -151,6 +151,79 @@ def test_no_way_leads_out(agent: AgentProcess, fenced: Path, path: str) -> None:
     assert not (fenced / "copy").exists()
 
 
+@pytest.fixture
+def app_home(tmp_path: Path) -> Path:
+    """A directory of nobody, whose links lead to what is root's, in a directory of root's."""
+    home, etc = tmp_path / "home", tmp_path / "etc"
+    for folder in (home, etc, home / "own"):
+        folder.mkdir()
+    (etc / "secret").write_text("a=root\n")
+    (home / "own" / "file").write_text("a=own\n")
+    for name, target in (("conf", etc / "secret"), ("folder", etc), ("mine", "own/file"), ("new", etc / "new")):
+        (home / name).symlink_to(target)
+    for path in (home, home / "own", home / "conf", home / "folder", home / "mine", home / "new"):
+        os.chown(path, 65534, 65534, follow_symlinks=False)
+    (home / "roots").symlink_to(etc / "secret")
+    return home
+
+
+@pytest.mark.parametrize("path", ["conf", "folder/secret"])
+def test_nobody_s_link_leads_root_nowhere(agent: AgentProcess, app_home: Path, path: str) -> None:
+    way, secret = app_home / path, app_home.parent / "etc" / "secret"
+    plain = app_home / "own" / "file"
+    query = f"offset=0&total=4&sha256={sha(b'evil')}"
+    assert agent.ask("POST", f"file/stage?{query}", b"evil").data["complete"] is True
+    assert upload(agent, way, b"evil", owner="nobody").status == 409
+    refused = [
+        ("file", {"op": "upload", "dest": str(way), "sha256": sha(b"evil"), "owner": "nobody"}),
+        ("file", {"op": "copy", "path": str(plain), "dest": str(way), "owner": "nobody"}),
+        ("file", {"op": "copy", "path": str(way), "dest": str(app_home / "copy")}),
+        ("file", {"op": "download", "path": str(way)}),
+        ("config", {"op": "set", "path": str(way), "format": "properties", "key": "a", "value": "evil"}),
+        ("config", {"op": "read", "path": str(way)}),
+    ]
+    if path != "conf":
+        refused.append(("file", {"op": "delete", "path": str(way)}))
+        refused.append(("file", {"op": "upload", "dest": str(app_home / "new"), "sha256": sha(b"evil")}))
+    for kind, content in refused:
+        found = agent.do(kind, content)
+        assert found["status"] == "failed", content
+        assert "link of another user" in found["error"], content
+    assert agent.get(f"file/download?path={way}").code == 1003
+    assert (secret.read_text(), secret.stat().st_uid) == ("a=root\n", 0)
+    assert sorted(entry.name for entry in secret.parent.iterdir()) == ["secret"]
+    assert not (app_home / "copy").exists()
+
+
+def test_links_of_root_are_followed_and_others_only_to_read_their_own(agent: AgentProcess, app_home: Path) -> None:
+    secret = app_home.parent / "etc" / "secret"
+    assert agent.get(f"file/download?path={app_home}/mine").body == b"a=own\n"
+    assert upload(agent, app_home / "mine", b"x").status == 409
+    change = {"op": "set", "path": str(app_home / "roots"), "format": "properties", "key": "a", "value": "b"}
+    assert agent.do("config", change)["status"] == "success"
+    assert "b" in secret.read_text()
+    assert upload(agent, app_home / "roots", b"new").data["complete"] is True
+    assert agent.do("file", {"op": "copy", "path": str(app_home / "roots"), "dest": str(app_home / "copy")})[
+        "status"
+    ] == ("success")
+    assert (secret.read_bytes(), (app_home / "copy").read_bytes()) == (b"new", b"new")
+    assert (app_home / "roots").is_symlink()
+    # Of a link the link is deleted, whoever it belongs to.
+    for name in ("roots", "conf"):
+        assert agent.do("file", {"op": "delete", "path": str(app_home / name)})["status"] == "success"
+    assert secret.exists()
+
+
+def test_a_copied_link_stays_whose_it_was(agent: AgentProcess, app_home: Path, tmp_path: Path) -> None:
+    copy = {"op": "copy", "path": str(app_home), "dest": str(tmp_path / "copy"), "recursive": True}
+    for _ in range(2):
+        assert agent.do("file", copy)["status"] == "success"
+    assert (tmp_path / "copy" / "conf").lstat().st_uid == 65534
+    assert (tmp_path / "copy" / "roots").lstat().st_uid == 0
+    assert upload(agent, tmp_path / "copy" / "conf", b"evil").status == 409
+    assert {entry.name for entry in (tmp_path / "copy").iterdir()} == {entry.name for entry in app_home.iterdir()}
+
+
 def test_what_is_inside_is_allowed(agent: AgentProcess, fenced: Path) -> None:
     assert agent.get(f"file/download?path={fenced}/plain").body == b"plain"
     assert (

@@ -3,6 +3,7 @@
 import hashlib
 import http.client
 import json
+import select
 import socket
 import ssl
 import time
@@ -133,9 +134,61 @@ def test_too_many_requests_say_when_to_come_again(new_agent: Callable[..., Agent
 def test_other_addresses_are_not_let_in(new_agent: Callable[..., AgentProcess], keys_file: Path) -> None:
     agent = new_agent(http_addr="127.0.0.1:0", http_keys_file=keys_file, http_allow="10.0.0.0/8")
     agent.start()
-    answer = agent.ask_tcp("GET", "status")
-    assert (answer.status, answer.code) == (403, 1003)
-    assert agent.ask_tcp("GET", "health", headers={}).status == 403
+    with socket.create_connection(("127.0.0.1", agent.port), timeout=10) as channel:
+        # Before a byte was sent.
+        assert channel.recv(100) == b""
+    assert "its address is not allowed" in agent.output()
+
+
+def body_of(agent: AgentProcess, length: int, sent: bytes, headers: dict[str, str]) -> socket.socket:
+    """A connection on which a part of a body has been sent."""
+    channel = socket.create_connection(("127.0.0.1", agent.port), timeout=10)
+    lines = [f"{name}: {value}" for name, value in headers.items()]
+    head = "\r\n".join(["POST /api/v1/task/execute HTTP/1.1", f"Content-Length: {length}", *lines, "", ""])
+    channel.sendall(head.encode() + sent)
+    return channel
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param(dict, id="no signature"),
+        pytest.param(lambda: sign("POST", PATH, "", b"", at=int(time.time()) - 62), id="too old"),
+        pytest.param(lambda: sign("POST", PATH, "", b"", nonce="short"), id="a short nonce"),
+    ],
+)
+def test_nobody_waits_for_the_body_of_what_is_refused(
+    shared_agent: AgentProcess, headers: Callable[[], dict[str, str]]
+) -> None:
+    with body_of(shared_agent, 1 << 20, b"", headers()) as channel:
+        assert channel.recv(4096).startswith(b"HTTP/1.1 401 ")
+
+
+def test_what_strangers_send_is_bounded_for_all_of_them_together(
+    new_agent: Callable[..., AgentProcess], keys_file: Path
+) -> None:
+    agent = new_agent(http_addr="127.0.0.1:0", http_keys_file=keys_file, http_body_max_bytes=1 << 20, http_burst=1000)
+    agent.start()
+    part, false = b"x" * 1_000_000, {"X-Ops-Signature": "0" * 64}
+    channels = [body_of(agent, 1 << 20, part, {**sign("POST", PATH, "", b""), **false}) for _ in range(5)]
+    # Four is what may be held; which of them is one too many is for the order in which it comes to say.
+    (refused,), _, _ = select.select(channels, [], [], 10)
+    assert refused.recv(4096).startswith(b"HTTP/1.1 429 ")
+    channels.remove(refused)
+    refused.close()
+    # Small ones still pass.
+    assert agent.ask_tcp("POST", "task/execute", ORDER).status == 202
+    for channel in channels:
+        channel.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            channel.recv(4096)
+        channel.close()
+    query = f"offset=0&total={len(part)}&sha256={hashlib.sha256(part).hexdigest()}"
+    for _ in range(6):
+        # What is over is held no more, whether it was believed or not.
+        assert agent.ask_tcp("POST", f"file/stage?{query}", part).status == 200
+        headers = {**sign("POST", PATH, "", part), **false}
+        assert agent.ask_tcp("POST", "task/execute", part, headers).status == 401
 
 
 def test_without_keys_nobody_listens_at_tcp(new_agent: Callable[..., AgentProcess]) -> None:

@@ -10,6 +10,8 @@ from flask import Flask
 
 from app.agents import asking, jobs
 from app.commands.models import Command
+from app.kernel import db as db_module
+from app.kernel.access import Actor
 from app.kernel.db import db
 from app.nodes.models import Node
 from tests.agents.builders import NGINX, answer, check_in, fetch, make_host, told
@@ -133,6 +135,26 @@ def test_what_the_host_refuses_is_a_conflict(
     answered, _order = answering(node_id, None, lambda: cast["vera"].get(path), status="failed", **values)
     assert (answered.status_code, answered.json["code"]) == (409, 1006)
     assert words in answered.json["message"]
+
+
+@pytest.mark.parametrize("is_answered", [True, False])
+def test_asking_leaves_the_rest_of_a_request_reading(
+    app: Flask, node_id: int, answering: Answering, is_answered: bool
+) -> None:
+    def act() -> None:
+        with app.test_request_context(), db_module.reading():
+            actor = Actor.system("tests")
+            if is_answered:
+                asking.ask(actor, node_id, "agent.logs", {"name": "nginx"})
+            else:
+                with pytest.raises(asking.NoAnswer):
+                    asking.ask(actor, node_id, "agent.logs", {"name": "nginx"}, 0.1)
+            assert db_module._reads_only.get()
+
+    if is_answered:
+        answering(node_id, {"lines": []}, act)
+    else:
+        act()
 
 
 @pytest.mark.parametrize("query", ["lines=0", "lines=2001", "since=never", "colour=red", "query="])

@@ -27,6 +27,9 @@ def words(sqlite_app: Flask) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("text", "made"),
     [
+        ("{{ 'a' ~ 1 ~ tags }} {{ 'a' + 'b' }} {{ 1 + 2.5 }} {{ [1] + [2] }}", "a1['a', 'b'] ab 3.5 [1, 2]"),
+        ("{% for a, b in [(1, 2), (3, 4)] %}{{ a + b }}{{ {'k': a}.k }};{% endfor %}", "31;73;"),
+        ("{{ hostname[1:] }} {{ (7 / 3)|round(2) }} {{ tags|tojson }}", 'eb-1 2.33 ["a", "b"]'),
         ("{{ hostname }} {{ labels.env }} {{ secret.PW }}\n", "web-1 prod hunter22\n"),
         ("{% for tag in tags %}{{ loop.index }}{{ tag }};{% endfor %}", "1a;2b;"),
         ("{% if 'a' in tags and labels.role is not defined %}yes{% endif %}", "yes"),
@@ -77,6 +80,24 @@ ENDLESS = (
     f"{{{{ '{LONG}'|join('{LONG}') }}}}",
     f"{{{{ '{LONG}'|replace('x', '{LONG}') }}}}",
     "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
+    f"{{% for a in ['{LONG}'] %}}{{% if {' ~ '.join(['a'] * 20_000)} %}}{{% endif %}}{{% endfor %}}",
+    f"{{% for a in ['{LONG}'] %}}{{% if {' + '.join(['a'] * 60)} %}}{{% endif %}}{{% endfor %}}",
+    "{% for a in [tags] %}"
+    + "".join(f"{{% for {y} in [[{','.join([x] * 200)}]] %}}" for x, y in zip("abcdef", "bcdefg", strict=True))
+    + "{% if g|string %}{% endif %}"
+    + "{% endfor %}" * 7,
+    f"{{% for a in '{'y' * 15_000}' %}}{'{% if 1 < 2 %}{% endif %}' * 5000}{{% endfor %}}",
+    f"{{% for a in '{'y' * 15_000}' %}}{{{{ '{LONG}'|upper|length }}}}{{% endfor %}}",
+    "{% for a in tags %}" * 9 + "{% endfor %}" * 9,
+    "{% for a in tags %}" * 30 + "{% endfor %}" * 30,
+    "{{ " + "9" * 4000 + "*9" * 1000 + " }}",
+    "{{ 1.5|round(1000000000, 'floor') }}",
+    "{{ 1|round(1000000000, 'floor') }}",
+    "{{ tags|tojson(indent=1000000000) }}",
+    "{{ " + "9" * 5000 + " }}",
+    "{% if true %}" * 120 + "{% endif %}" * 120,
+    "{{ " + "not " * 900 + "x }}",
+    "{{ labels.items.x.y() }}",
 )
 
 

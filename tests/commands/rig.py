@@ -97,6 +97,8 @@ def _cancel_order(session: Session, fanout: Fanout, command: Command) -> tuple[s
 def _make_payload(session: Session, command: Command, stored: Mapping[str, Any]) -> Mapping[str, Any]:
     if stored.get("broken"):
         raise BadParameter("the secret is gone")
+    if stored.get("bug"):
+        raise AttributeError("nothing is as it was")
     return {**stored, "secret": "opened"}
 
 

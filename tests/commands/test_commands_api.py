@@ -1,14 +1,19 @@
 """`/api/v1/commands/{id}` and `/api/v1/batches`: what is shown, to whom, and how batches are controlled."""
 
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
 
+from app.commands.actions import expire_overdue, issue
 from app.commands.fanouts import NewTarget
+from app.commands.models import Command
+from app.kernel.db import db
 from app.nodes.models import OFFLINE
 from protocol import states
-from protocol.commands import Accept
-from tests.commands.rig import Clock, Rig, now_text
+from protocol.commands import Accept, Start
+from tests.commands.rig import KIND, SYSTEM, Clock, Rig, now_text
 from tests.factories import Api
 
 
@@ -149,3 +154,37 @@ def test_unknown_batches(cast: dict[str, Api]) -> None:
     assert cast["alice"].get(f"{path}/targets").json["code"] == 1004
     assert cast["alice"].post(f"{path}/cancel").json["code"] == 1004
     assert cast["alice"].get("/batches/nonsense").json["code"] == 1004
+
+
+def test_what_a_host_took_and_never_ended_is_interrupted_in_the_end(rig: Rig, clock: Clock) -> None:
+    node = rig.hosts(1)[0]
+    for _ in range(2):
+        rig.do(lambda: issue(db.session(), SYSTEM, node, KIND, {}, timedelta(minutes=1)).id)
+    taken, started = rig.fetch(node)
+    at = now_text()
+    rig.report(node, Accept(taken.id, "accept", at), Start(started.id, "start", at, 1))
+    in_fanout = rig.start([node])
+    order = rig.fetch(node)[0]
+    rig.report(node, Accept(order.id, "accept", at))
+    clock.advance(hours=6)
+    assert rig.do(lambda: expire_overdue(db.session())) == 0
+    clock.advance(minutes=2)
+    assert rig.do(lambda: expire_overdue(db.session())) == 2
+    ended = rig.commands(Command.target_id.is_(None))
+    assert [(one.state, one.error_code, one.finished_at is not None) for one in ended] == [
+        ("interrupted", "interrupted", True)
+    ] * 2
+    assert rig.commands(Command.target_id.is_not(None))[0].state == "accepted"
+    assert rig.is_open(in_fanout)
+
+
+def test_an_order_that_cannot_be_made_fails_and_holds_up_nothing(rig: Rig) -> None:
+    node = rig.hosts(1)[0]
+    for payload in ({"bug": True}, {}):
+        rig.do(partial(_issue_secret, node, payload))
+    assert [order.payload for order in rig.fetch(node)] == ['{"secret":"opened"}']
+    assert [one.state for one in rig.commands()] == ["failed", "delivered"]
+
+
+def _issue_secret(node: int, payload: dict[str, Any]) -> int:
+    return issue(db.session(), SYSTEM, node, "test.secret", payload, timedelta(minutes=1)).id

@@ -329,6 +329,20 @@ def test_the_validate_command_is_no_way_around_the_capability_file(lab: Lab) -> 
     assert lab.push(3)[0] == "succeeded"
 
 
+def test_only_files_that_the_host_allows_are_read_and_written(lab: Lab) -> None:
+    lab.configs._forbids_file = lambda path: f"not {path}" if path == str(lab.paths[1]) else None
+    assert lab.push()[:3] == ("failed", "forbidden_by_host", f"not {lab.paths[1]}")
+    assert lab.read() == [OLD, OLD]
+    assert asked(lab)[:2] == ("failed", "forbidden_by_host")
+    only_the_first = [{"path": str(lab.paths[0]), "content": NEW}]
+    assert lab.push(3, files=only_the_first)[0] == "succeeded"
+    # What the host declares is the host's own word.
+    lab.supervising.host_s = True
+    assert asked(lab)[0] == "succeeded"
+    lab.is_allowed = False
+    assert asked(lab)[:2] == ("failed", "forbidden_by_host")
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -486,14 +500,18 @@ def test_an_agent_that_was_removed_is_forgotten(lab: Lab) -> None:
 # ---- reading
 
 
-def read_files(lab: Lab) -> list[dict[str, Any]]:
+def asked(lab: Lab) -> tuple[str, str | None, str | None, dict[str, Any] | None]:
     ended = Ended()
     call = Call.__new__(Call)
     call.id, call.kind, call.is_resumed, call.started, call.begun = "c", "agent.read_config", False, 0.0, 0.0
     call._runner, call._is_over = ended, False  # type: ignore[assignment]
     lab.configs.read(Fields({"name": "web"})).begin(call)
     wait_for(lambda: ended.results, "the answer")
-    data = ended.results[0][3]
+    return ended.results[0]
+
+
+def read_files(lab: Lab) -> list[dict[str, Any]]:
+    data = asked(lab)[3]
     assert data is not None
     assert len(json.dumps(data, ensure_ascii=False).encode()) < 200_000
     return data["files"]  # type: ignore[no-any-return]
@@ -580,6 +598,12 @@ def test_a_backup_that_was_taken_away_leaves_it_in_doubt_and_says_so(lab: Lab) -
     assert (code, "could not be put back" in words) == ("rolled_back", True)
     assert lab.book.of("agent.config_reverted")[0].severity == "critical"
     assert lab.begin(lab.payload(3), command="c-3").results[0][1] == "agent_busy"
+    # The next Daemon tries again at once; whoever asks after that is not kept waiting.
+    lab.open(HastySystem()).in_this_thread().configs.settle()
+    lab.configs.resume()
+    ended = lab.begin(lab.payload(), is_resumed=True, command="c-2").results
+    assert [(status, code) for status, code, _, _ in ended] == [("failed", "rolled_back")]
+    assert "could not be put back" in str(ended[0][2])
 
 
 def test_a_stop_in_the_probation_leaves_it_to_the_next_daemon(lab: Lab) -> None:

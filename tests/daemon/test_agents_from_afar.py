@@ -139,6 +139,27 @@ def test_the_capability_file_forbids_at_once(field: Field) -> None:
     wait_for(lambda: "capabilities.changed" in field.kinds(), "the event", 30)
 
 
+def test_files_that_the_capability_file_does_not_name_are_the_hosts_own(field: Field) -> None:
+    log = f"{field.config.parent}/web.log"
+    Path(log).write_text("to be seen\n")
+    settings = field.manager.settings
+    entry = dict(settings.agents[0])
+    entry["manifest"] = {**entry["manifest"], "logs": [log]}
+    field.manager.settings = settings._replace(version=3, agents=(entry,))
+    field.manager.send("settings.refresh", {})
+    wait_for(lambda: field.do("agent.logs", file=log).status == "succeeded", "the log to be known", 30)
+    field.daemon.capabilities.write_text(f"allow: {{files: ['{field.config.parent}/else/**']}}")
+    field.daemon.capabilities.chmod(0o600)
+    assert field.do("agent.logs", file=log).error_code == "forbidden_by_host"
+    assert field.do("agent.stream_logs", file=log, follow=False, max_bytes=9, stream="s" * 32,
+                    until=field.manager.text(60)).error_code == "forbidden_by_host"  # fmt: skip
+    assert (field.do("agent.logs", query="tick one").data or {})["lines"]
+    assert not (field.do("agent.logs", query="to be seen").data or {})["lines"]
+    assert field.do("agent.read_config").error_code == "forbidden_by_host"
+    assert field.result(field.configure(1, word="two")).error_code == "forbidden_by_host"
+    assert "one" in field.config.read_text()
+
+
 def test_logs_are_read_of_the_agent_and_of_the_daemon(field: Field) -> None:
     wait_for(lambda: (field.do("agent.logs", query="tick one 3").data or {})["lines"], "lines")
     data = field.do("agent.logs", lines=5).data

@@ -151,6 +151,52 @@ def test_what_nobody_touches_is_forgotten(sqlite_app: Flask, stream: str) -> Non
             assert 0 < client.ttl(key) <= streams.IDLE_S
 
 
+def at(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    moment = time.time() + seconds
+    monkeypatch.setattr("app.kernel.streams.time.time", lambda: moment)
+
+
+def test_only_reading_keeps_a_stream_open(sqlite_app: Flask, stream: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = sqlite_app.extensions["ops"].redis
+    names = (f"stream:{stream}", f"stream:{stream}:bytes")
+    with sqlite_app.app_context():
+        write(stream, 7, 0, b"abc")
+        client.expire(names[0], 50)
+        write(stream, 7, 3, b"def")
+        assert max(map(client.ttl, names)) <= 50, "writing does not renew"
+        read(stream, 0)
+        assert min(map(client.ttl, names)) > 100
+        at(monkeypatch, streams.IDLE_S + 1)
+        assert write(stream, 7, 6, b"ghi") == streams.Taken(6, True)
+        assert read(stream, 6).is_over
+        client.expire(names[0], 50)
+        write(stream, 7, 6, b"ghi")
+        read(stream, 0)
+        streams.close(stream)
+        assert max(map(client.ttl, names)) <= 50, "nor does anything, once it is closed"
+
+
+def test_no_stream_is_kept_open_without_end(sqlite_app: Flask, stream: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "LIFETIME_S", 100, raising=False)
+    with sqlite_app.app_context():
+        other = open_stream(7)
+        at(monkeypatch, 99)
+        write(stream, 7, 0, b"abc")
+        assert not read(stream, 0).is_closed
+        at(monkeypatch, 2)
+        assert write(stream, 7, 3, b"def") == streams.Taken(3, True)
+        assert read(other, 0).is_over
+
+
+def test_so_many_may_be_open_for_one_node(sqlite_app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "MOST_OF_NODE", 2, raising=False)
+    with sqlite_app.app_context():
+        for node in (8, 8, 88, 88):
+            open_stream(node)
+        with pytest.raises(TooManyRequests):
+            open_stream(8)
+
+
 def test_a_reader_who_leaves_tells_the_writer(sqlite_app: Flask, stream: str) -> None:
     with sqlite_app.app_context():
         write(stream, 7, 0, b"abc")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from app.commands.models import Command
+from app.commands.models import Command, Fanout
 from app.events.models import Event
 from app.kernel.access import Actor, Role
 from app.kernel.db import db
@@ -16,7 +16,7 @@ from app.people.models import User
 from app.tasks import actions, running
 from app.tasks.jobs import run_due_tasks
 from app.tasks.models import Task, TaskRun
-from app.tasks.schemas import TaskIn
+from app.tasks.schemas import TaskIn, TaskUpdate
 from tests.commands.rig import SYSTEM, Clock, Rig
 from tests.factories import make_user
 
@@ -157,6 +157,36 @@ def test_a_schedule_has_the_rights_of_whoever_made_it_as_they_are_today(rig: Rig
     tick(rig)
     assert len(runs(rig)) == 1
     assert [rig.fetch(node) for node in nodes] == [[], []]
+
+
+def test_a_schedule_has_the_rights_of_whoever_changed_last_what_it_does(rig: Rig, clock: Clock) -> None:
+    node = rig.hosts(1)[0]
+    alice, oscar = (
+        Actor("user", rig.do(partial(_person, name, role)), name, role)
+        for name, role in (("alice", Role.ADMIN), ("oscar", Role.OPERATOR))
+    )
+    task = make_task(rig, alice)
+
+    def save(actor: Actor, **values: Any) -> None:
+        rig.do(lambda: actions.update_task(db.session(), actor, task, TaskUpdate(**values)).id)
+
+    def answers() -> list[str | None]:
+        go_to(rig, clock, task)
+        tick(rig)
+        rig.run(node)
+        with rig.app.app_context():
+            return list(db.session().scalars(select(Fanout.created_by).order_by(Fanout.id)))
+
+    save(oscar, name="another name", cron_expr="*/10 * * * *")
+    assert answers() == ["alice"]
+    save(oscar, parameters={"PATH": "/"})
+    assert answers() == ["alice", "oscar"]
+    save(alice, target_type="node", target_value=[node])
+    assert answers() == ["alice", "oscar", "alice"]
+
+
+def _person(name: str, role: Role) -> int:
+    return make_user(name, role.value).id
 
 
 def test_one_broken_task_does_not_hold_up_the_others(rig: Rig, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:

@@ -4,9 +4,12 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from sqlalchemy import select
 
 from app.commands.models import Command
+from app.kernel.db import db
 from app.nodes.models import OFFLINE
+from app.tasks.models import TaskOutput
 from protocol import states
 from protocol.commands import Accept, Output, Start
 from tests.commands.rig import Clock, Rig, now_text
@@ -323,6 +326,33 @@ def test_output_is_kept_up_to_a_bound_and_marked(
     assert found["truncated"]
 
 
+def test_a_host_cannot_fill_the_database_with_output(
+    rig: Rig, cast: dict[str, Api], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.tasks.running.OUTPUT_BYTES", 20)
+    monkeypatch.setattr("app.tasks.running.MOST_PIECES", 8)
+    monkeypatch.setattr("app.tasks.queries.SHOWN_WITH_RECORD", 12)
+    node = rig.hosts(1)[0]
+    started(cast["oscar"], made(cast["oscar"])["id"])
+    order = rig.fetch(node)[0]
+
+    def piece(seq: int, offset: int, data: bytes) -> list[bytes]:
+        assert rig.report(node, Output(order.id, "output", seq, "stdout", offset, data, False)) == [True]
+        with rig.app.app_context():
+            return list(db.session().scalars(select(TaskOutput.data).order_by(TaskOutput.id)))
+
+    kept = piece(0, 0, b"1234567890")
+    for seq, (offset, data) in enumerate([(0, b"again"), (9, b"overlaps"), (10, b""), (21, b"beyond")], 1):
+        assert piece(seq, offset, data) == kept
+    assert piece(8, 10, b"number") == kept, "too many pieces"
+    assert piece(5, 10, b"abcde") == [*kept, b"abcde"]
+    path = cast["vera"].get("/executions").json["data"]["items"][0]["execution_id"]
+    assert shown(cast["vera"], f"/executions/{path}")["records"][0]["stdout"] == "1234567890ab"
+    rig.end(node, order.id)
+    clock.advance(minutes=11)
+    assert piece(6, 15, b"late") == [*kept, b"abcde"]
+
+
 def test_searching_in_what_hosts_wrote(rig: Rig, cast: dict[str, Api]) -> None:
     nodes = rig.hosts(3)
     run = started(cast["oscar"], made(cast["oscar"])["id"])
@@ -374,6 +404,7 @@ def test_a_task_from_a_template(rig: Rig, cast: dict[str, Api]) -> None:
     wrong: list[tuple[dict[str, Any], str]] = [
         ({}, "parameters.PATH"),
         ({"PATH": "/etc"}, "parameters.PATH"),
+        ({"PATH": "/var/" + "a" * 252}, "parameters.PATH"),
         ({"PATH": "/var/a", "DAYS": "7"}, "parameters.DAYS"),
         ({"PATH": "/var/a", "DAYS": 0}, "parameters.DAYS"),
         ({"PATH": "/var/a", "DAYS": True}, "parameters.DAYS"),
@@ -397,12 +428,27 @@ def test_a_task_from_a_template(rig: Rig, cast: dict[str, Api]) -> None:
         {"name": "A", "pattern": "("},
         {"name": "A", "type": "integer", "default": "x"},
         {"name": "1A"},
+        {"name": "A", "pattern": "(a+)+b"},
+        {"name": "A", "pattern": "a*a*a*b"},
+        {"name": "A", "pattern": r"\\\\*" * 9 + "b"},
+        {"name": "A", "pattern": "a?" * 30 + "a" * 30},
+        {"name": "A", "pattern": "(a|a)" * 30 + "b"},
+        {"name": "A", "pattern": r"(a*)\1b"},
+        {"name": "A", "pattern": "(?=a*)b"},
+        {"name": "A", "pattern": "a{99999999999999999999}"},
     ],
 )
 def test_definitions_of_parameters_that_make_no_sense(cast: dict[str, Api], parameter: dict[str, Any]) -> None:
     assert wrong_fields(cast["oscar"].post("/task-templates", TEMPLATE | {"parameters": [parameter]}))
     twice = [{"name": "A"}, {"name": "a"}]
     assert wrong_fields(cast["oscar"].post("/task-templates", TEMPLATE | {"parameters": twice}))
+
+
+def test_patterns_that_are_harmless(cast: dict[str, Api]) -> None:
+    harmless = (r"\(\*\+\?\)", "[*+?|(){}^]+", "(?:dev|test|prod)-[0-9]{1,3}", "v?[0-9]+", "[]*+{]x")
+    parameters = [{"name": f"P{number}", "pattern": pattern} for number, pattern in enumerate(harmless)]
+    answer = cast["oscar"].post("/task-templates", TEMPLATE | {"parameters": parameters})
+    assert answer.status_code == 201, answer.text
 
 
 def test_ten_thousand_hosts_share_one_payload(rig: Rig, cast: dict[str, Api]) -> None:
@@ -431,6 +477,10 @@ def test_operators_name_another_user_where_root_is_for_administrators(rig: Rig, 
     assert oscar.post(f"/tasks/{early['id']}/execute").json["code"] == 1003
     assert oscar.put(f"/tasks/{early['id']}", {"content": SCRIPT}).json["code"] == 1003
     assert made(oscar, content=SCRIPT | {"user": "www"})["content"]["user"] == "www"
+    theirs = f"/tasks/{made(alice)['id']}"
+    for values in ({"parameters": {"LD_PRELOAD": "/tmp/x"}}, {"cron_expr": "* * * * *"}, {"status": "disabled"}):
+        assert oscar.put(theirs, values).json["code"] == 1003
+    assert oscar.put(theirs, {"content": SCRIPT | {"user": "www"}}).status_code == 200
     assert made(alice)["content"]["user"] is None
     rig.run(nodes[0])
     records = shown(cast["vera"], f"/executions/{run}")["records"]

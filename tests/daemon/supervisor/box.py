@@ -60,6 +60,7 @@ class Box:
         system: System | None = None,
         boot_id: str = BOOT_ID,
         forbids: Callable[[str | None], str | None] = lambda _: None,
+        forbids_file: Callable[[str], str | None] = lambda _: None,
     ) -> None:
         self.directory = directory
         self.system = system or HastySystem()
@@ -70,7 +71,7 @@ class Box:
         self.entries: dict[str, dict[str, Any]] = {}
         self.supervisor = Supervisor(
             self.system, Clock(self.system, boot_id), self.book, str(directory), boot_id, lambda: None,  # type: ignore[arg-type]
-            forbids=forbids,
+            forbids=forbids, forbids_file=forbids_file,
         )  # fmt: skip
 
     # ---- what the Manager says

@@ -122,3 +122,50 @@ def test_patterns_that_would_run_for_ever_end_soon(box: Box) -> None:
         assert time.monotonic() - begun < 5
         assert box.status("one").pid is None
         busy.kill()
+
+
+def test_a_pid_file_that_is_a_pipe_keeps_nobody_waiting(box: Box, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.pid")
+    box.add("one", [], adopt={"pid_file": str(tmp_path / "x.pid")})
+    box.add("two", ["/bin/sleep", "1000"])
+    box.running("two")
+    assert box.status("one").pid is None
+
+
+@pytest.fixture
+def nobody_s() -> Iterator[subprocess.Popen[bytes]]:
+    """A process of another user."""
+    if os.geteuid():
+        pytest.skip("only root can become somebody else")
+    with subprocess.Popen(["/bin/sleep", "4711.25"], user="nobody", cwd="/") as process:
+        yield process
+        process.kill()
+
+
+def test_whose_process_it_may_be(box: Box, nobody_s: subprocess.Popen[bytes]) -> None:
+    line = {"command_line": r"sleep 4711\.25"}
+    box.add("controlled", [], adopt={**line, "control": True})
+    box.add("root-s", [], user="root", adopt=line)
+    box.add("unknown-s", [], user="nobody-at-all", adopt=line)
+    box.add("watched", [], adopt=line)
+    box.add("nobody-s", [], user="nobody", adopt={**line, "control": True})
+    assert box.running("watched") == box.running("nobody-s") == nobody_s.pid
+    time.sleep(0.4)
+    assert [box.status(name).pid for name in ("controlled", "root-s", "unknown-s")] == [None] * 3
+
+
+def test_a_pid_file_speaks_for_processes_of_its_owner_alone(
+    box: Box, foreign: subprocess.Popen[bytes], nobody_s: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    theirs, path = tmp_path / "theirs.pid", tmp_path / "ours.pid"
+    theirs.write_text(f"{foreign.pid}\n")
+    os.chown(theirs, 65534, 65534)
+    box.add("tricked", [], adopt={"pid_file": str(theirs), "control": True})
+    box.add("watching", [], adopt={"pid_file": str(theirs)})
+    path.write_text(f"{nobody_s.pid}\n")
+    box.add("ours", [], adopt={"pid_file": str(path)})
+    assert box.running("ours") == nobody_s.pid
+    time.sleep(0.4)
+    assert box.status("tricked").pid is box.status("watching").pid is None
+    theirs.write_text(f"{nobody_s.pid}\n")
+    assert box.running("watching") == nobody_s.pid

@@ -1,5 +1,6 @@
 """Captured output: bounded whatever is written, and the last lines without secrets."""
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -83,3 +84,57 @@ def test_a_link_of_an_ordinary_user_does_not_show_what_is_root_s(tmp_path: Path)
     link.symlink_to(secret)
     os.lchown(link, 65534, 65534)
     assert output.last_lines(System(), str(link)) == []
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_a_writer_that_never_rests_ends_no_copy_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_full: bool
+) -> None:
+    path, copy = tmp_path / "output.log", os.sendfile
+    path.write_bytes(b"x" * 1000)
+
+    def sendfile(target: int, source: int, offset: int, count: int) -> int:
+        with path.open("ab") as writer:
+            writer.write(b"y" * 5000)
+        if is_full:
+            raise OSError(errno.ENOSPC, "no space left")
+        return copy(target, source, offset, count)
+
+    monkeypatch.setattr(os, "sendfile", sendfile)
+    kept = tmp_path / "output.log.1"
+    if is_full:
+        with pytest.raises(OSError, match="no space"):
+            System().cut_file(str(path), str(kept), 600)
+        assert path.stat().st_size == 6000
+        assert list(tmp_path.iterdir()) == [path]
+        return
+    System().cut_file(str(path), str(kept), 600)
+    assert kept.read_bytes() == b"x" * 600
+    assert path.read_bytes() == b""
+
+
+def test_logs_that_the_host_does_not_show_are_not_read(tmp_path: Path) -> None:
+    shown, hidden = tmp_path / "shown.log", tmp_path / "hidden.log"
+    shown.write_text("to be seen\n")
+    hidden.write_text("not to be seen\n")
+    box = Box(tmp_path / "state", forbids_file=lambda path: "not this one" if "hidden" in path else None)
+    try:
+        logs = [str(shown), str(hidden)]
+        box.host({"name": "own", "type": "custom", "start": shell("exit 7"), "logs": logs})
+        box.add("one", shell("echo said; exit 7"), logs=logs)
+        found: dict[str, list[list[str]]] = {}
+
+        def have_ended() -> bool:
+            for event in box.book.of("agent.crashed"):
+                found.setdefault(event.data["agent"], list(event.data["log"].values()))
+            return len(found) == 2
+
+        wait_for(have_ended, "the ends of both")
+        assert found["one"] == [["said"], ["to be seen"]]
+        assert ["not to be seen"] in found["own"]
+        assert (box.supervisor.log_paths("one") or [])[-1:] == [str(shown)]
+        assert (box.supervisor.log_paths("own") or [])[-2:] == logs
+        assert box.supervisor.forbids_log("one", str(hidden)) == "not this one"
+        assert box.supervisor.forbids_log("one", str(shown)) is box.supervisor.forbids_log("own", str(hidden)) is None
+    finally:
+        box.close()

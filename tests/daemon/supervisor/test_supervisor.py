@@ -168,6 +168,60 @@ def test_its_environment_is_clean(box: Box, monkeypatch: pytest.MonkeyPatch) -> 
     assert "OPS_SHIM" not in names
 
 
+MARKED = {
+    "LD_PRELOAD": "/nonexistent/marker.so",
+    "LD_LIBRARY_PATH": "/nonexistent",
+    "COLOUR": "it's\n$HOME 红",
+    "HOME": "/own",
+}
+
+
+def environ_of(pid: int) -> dict[str, str]:
+    raw = Path(f"/proc/{pid}/environ").read_bytes().decode()
+    return dict(pair.partition("=")[::2] for pair in raw.split("\0") if pair)
+
+
+@pytest.mark.parametrize("user", [None, "nobody"])
+def test_what_still_runs_as_root_knows_nothing_of_the_manifests_environment(box: Box, user: str | None) -> None:
+    if user and os.geteuid():
+        pytest.skip("only root can become somebody else")
+    box.add("one", SLEEP, user=user, env={**MARKED, "OPS_RUN": "another"})
+    pid = box.running("one")
+    wait_for(lambda: Path(f"/proc/{pid}/comm").read_text() == "sleep\n", "the program")
+    shim = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    given = environ_of(shim)
+    assert not [name for name in given if name.startswith("LD_")]
+    assert "COLOUR" not in given
+    found = environ_of(pid)
+    assert MARKED.items() <= found.items()
+    assert found["OPS_RUN"] == given["OPS_RUN"]
+    # The loader says of every program started with it that the library is not there: this was the only one.
+    wait_for(lambda: "marker.so" in box.output("one"), "the loader")
+    assert box.output("one").count("marker.so") == 1
+    os.kill(pid, signal.SIGKILL)
+    assert environ_of(box.running("one", pid))["COLOUR"] == MARKED["COLOUR"]
+
+
+@pytest.mark.parametrize("user", [None, "nobody"])
+@pytest.mark.parametrize("cwd", [None, "/usr"])
+def test_commands_get_the_manifests_environment_with_the_user(box: Box, user: str | None, cwd: str | None) -> None:
+    if user and os.geteuid():
+        pytest.skip("only root can become somebody else")
+    env = {"LD_PRELOAD": "/nonexistent/marker.so", "COLOUR": "red"}
+    # More than a pipe takes at once.
+    env.update({f"LONG{number}": "x" * 4096 for number in range(30)})
+    check = {"kind": "command", "command": shell("echo here; exit 3")}
+    box.add("one", SLEEP, user=user, cwd=cwd, env=env, health=[check])
+    box.running("one")
+    finished = box.supervisor.run("one", shell("echo $COLOUR ${#LONG29}; read -r x || exec id -u"), 10)
+    said = finished.out.decode().splitlines()
+    assert finished.code == 0
+    assert [line for line in said if "marker.so" not in line] == ["red 4096", str(65534 if user else os.geteuid())]
+    # The loader says of every program started with it that the library is not there: of `sh` and `id` alone.
+    assert len(said) == 4
+    assert "marker.so" in box.supervisor.check_health("one")[0].detail
+
+
 def test_arguments_arrive_as_they_are(box: Box) -> None:
     words = ["", "it's", 'a "b"', "$HOME `id` \\", "two\nlines", "中文", "*"]
     box.add("one", [*script("import sys, time; print(sys.argv[1:]); time.sleep(1000)"), *words], cwd="/usr")
