@@ -218,16 +218,23 @@ def wait_until_begun(client: socket.socket) -> None:
     """The server says so to those who ask, once it has read the head and hands the request on."""
     said = b""
     while len(said) < len(CONTINUE):
-        said += client.recv(len(CONTINUE) - len(said))
+        data = client.recv(len(CONTINUE) - len(said))
+        assert data, "the server has closed the connection"
+        said += data
     assert said == CONTINUE
+
+
+def begun(plane: Plane, stack: contextlib.ExitStack, data: bytes) -> socket.socket:
+    """One after the other: who has connected and not asked yet may lose his place to the next."""
+    client = stack.enter_context(plane.connect())
+    client.sendall(data)
+    wait_until_begun(client)
+    return client
 
 
 def test_clients_that_are_being_served_keep_their_places(few_places):
     with contextlib.ExitStack() as stack:
-        busy = [stack.enter_context(few_places.connect()) for _ in range(5)]
-        for client in busy:
-            client.sendall(request("/slow", EXPECT))
-            wait_until_begun(client)
+        busy = [begun(few_places, stack, request("/slow", EXPECT)) for _ in range(5)]
         with few_places.connect() as late:
             late.sendall(request("/hello"))
             assert [Answer(client).body for client in busy] == [b"slow"] * 5
@@ -236,10 +243,8 @@ def test_clients_that_are_being_served_keep_their_places(few_places):
 
 def test_clients_that_are_sending_a_body_keep_their_places(few_places):
     with contextlib.ExitStack() as stack:
-        busy = [stack.enter_context(few_places.connect()) for _ in range(5)]
-        for client in busy:
-            client.sendall(request("/body", "Content-Length: 6", EXPECT, method="POST") + b"abc")
-            wait_until_begun(client)
+        begin = request("/body", "Content-Length: 6", EXPECT, method="POST") + b"abc"
+        busy = [begun(few_places, stack, begin) for _ in range(5)]
         with few_places.connect() as late:
             late.sendall(request("/hello"))
             time.sleep(1.5)

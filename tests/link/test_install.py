@@ -67,10 +67,11 @@ def one_liner(app: Flask, plane: Plane, kit: Path, token: str, *, fallback: bool
     given = app.extensions["ops"]
     server = given.settings.server.model_copy(update={"gateway_url": f"https://127.0.0.1:{plane.port}"})
     node = given.settings.node.model_copy(update={"kit_dir": str(kit)})
+    settings = given.settings.model_copy(update={"server": server, "node": node})
+    for worked_out_before in ("gateway_url", "kit_path"):
+        settings.__dict__.pop(worked_out_before, None)
     with app.app_context():
-        app.extensions["ops"] = replace(
-            given, settings=given.settings.model_copy(update={"server": server, "node": node})
-        )
+        app.extensions["ops"] = replace(given, settings=settings)
         try:
             found = instructions(token)
         finally:

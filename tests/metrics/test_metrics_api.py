@@ -10,6 +10,7 @@ from flask import Flask
 from app.kernel.clock import now, rfc3339
 from app.metrics import api
 from app.metrics.schemas import MetricsOut
+from protocol.times import to_datetime
 from tests.factories import Api, api_as, make_user
 from tests.metrics.builders import (
     CARD,
@@ -76,7 +77,7 @@ def test_the_last_hour_by_default(app: Flask, vera: Api, node_id: int):
     first = data["items"][0]
     assert set(CONTRACT) <= set(first)
     assert not PARTS & set(first)
-    assert first["timestamp"] == told[1].timestamp
+    assert to_datetime(first["timestamp"]) == to_datetime(told[1].timestamp)
     expected = told[1]._asdict()
     for name in CONTRACT[1:]:
         assert first[name] == pytest.approx(expected[name]), name

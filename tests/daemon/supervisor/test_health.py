@@ -52,16 +52,16 @@ def found(box: Box, *checks: dict[str, object]) -> list[Health]:
 
 def test_pages_that_answer(box: Box, port: int) -> None:
     base = f"http://127.0.0.1:{port}"
-    results = found(
-        box,
-        {"kind": "http", "url": base},
-        {"kind": "http", "url": f"{base}/301"},
-        {"kind": "http", "url": f"http://localhost:{port}/404", "status": 404},
-        {"kind": "http", "url": base, "contains": "is well"},
-        {"kind": "http", "url": f"{base}/500"},
-        {"kind": "http", "url": base, "status": 201},
-        {"kind": "http", "url": base, "contains": "is ill"},
-    )
+    checks: list[dict[str, object]] = [
+        {"url": base},
+        {"url": f"{base}/301"},
+        {"url": f"http://localhost:{port}/404", "status": 404},
+        {"url": base, "contains": "is well"},
+        {"url": f"{base}/500"},
+        {"url": base, "status": 201},
+        {"url": base, "contains": "is ill"},
+    ]
+    results = found(box, *({"kind": "http", "timeout_s": 30, **check} for check in checks))
     assert [result.ok for result in results] == [True] * 4 + [False] * 3
     assert [result.detail for result in results][4:] == ["HTTP 500", "HTTP 200", "HTTP 200 without the expected text"]
     assert all(result.kind == "http" for result in results)
