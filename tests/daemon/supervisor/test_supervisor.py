@@ -199,7 +199,9 @@ def test_what_still_runs_as_root_knows_nothing_of_the_manifests_environment(box:
     wait_for(lambda: "marker.so" in box.output("one"), "the loader")
     assert box.output("one").count("marker.so") == 1
     os.kill(pid, signal.SIGKILL)
-    assert environ_of(box.running("one", pid))["COLOUR"] == MARKED["COLOUR"]
+    again = box.running("one", pid)
+    wait_for(lambda: Path(f"/proc/{again}/comm").read_text() == "sleep\n", "the program again")
+    assert environ_of(again)["COLOUR"] == MARKED["COLOUR"]
 
 
 @pytest.mark.parametrize("user", [None, "nobody"])
