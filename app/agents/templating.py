@@ -22,6 +22,8 @@ from app.nodes.models import Node
 
 LONGEST: Final = 192 * 1024
 """Characters of a template, and of what comes out of it."""
+MOST_PARTS: Final = 20_000
+"""Words, signs and spaces between them that the language of one template may have: reading them takes time too."""
 MOST_ROUNDS: Final = 20_000
 MOST_WORK: Final = 3_000_000
 """Of one rendering: characters and items of all values that it makes, and parts of loops that it goes through."""
@@ -222,6 +224,8 @@ class Compiled(NamedTuple):
 
 @lru_cache(maxsize=256)
 def _compiled(text: str) -> Compiled:
+    if next(islice(_ENVIRONMENT.lex(text), MOST_PARTS, None), None) is not None:
+        raise TemplateProblem(_("This is too much work."))
     tree = _ENVIRONMENT.parse(text)
     secrets: set[str] = set()
     _look_through(tree, secrets)
