@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from app.agents.models import BUILTIN, MANAGER, POINTS, UNKNOWN, AgentCrash, NodeAgent
@@ -32,6 +32,25 @@ _INSERT_POINT = {
 }
 
 
+# Made once: every check-in asks it.
+_KNOWN = (
+    select(
+        NodeAgent.id,
+        NodeAgent.name,
+        NodeAgent.source,
+        NodeAgent.digest != "",
+        NodeAgent.digest,
+        NodeAgent.desired,
+        NodeAgent.seq,
+        NodeAgent.is_reported,
+        NodeAgent.fingerprint,
+        NodeAgent.status,
+    )
+    .where(NodeAgent.node_id == bindparam("node_id"))
+    .order_by(NodeAgent.name)
+)
+
+
 class Known(NamedTuple):
     """As much of an agent's row as a check-in needs."""
 
@@ -49,20 +68,7 @@ class Known(NamedTuple):
 
 def known_agents(session: Session, node_id: int) -> list[Known]:
     """A host's agents without what is long."""
-    columns = (
-        NodeAgent.id,
-        NodeAgent.name,
-        NodeAgent.source,
-        NodeAgent.digest != "",
-        NodeAgent.digest,
-        NodeAgent.desired,
-        NodeAgent.seq,
-        NodeAgent.is_reported,
-        NodeAgent.fingerprint,
-        NodeAgent.status,
-    )
-    rows = session.execute(select(*columns).where(NodeAgent.node_id == node_id).order_by(NodeAgent.name))
-    return [Known._make(row) for row in rows]
+    return [Known._make(row) for row in session.execute(_KNOWN, {"node_id": node_id})]
 
 
 def take_agents(

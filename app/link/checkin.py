@@ -27,6 +27,7 @@ from protocol.errors import ProtocolError
 from protocol.times import to_datetime, to_text
 
 LEASES_LOST_A_DAY = 3
+_HEAD = select(AuditHead.sequence, AuditHead.hash)
 
 
 class Verdict(Enum):
@@ -57,8 +58,12 @@ def judge(node: Node, message: CheckIn, at: datetime) -> Verdict:
 
 
 def take_checkin(session: Session, node: Node, message: CheckIn, ip: str) -> CheckInAnswer:
-    """Everything of one check-in. The caller commits before the answer leaves."""
-    at = now()
+    """Everything of one check-in. The caller commits before the answer leaves.
+
+    What only has to be read is read first, so that all that changes is written once, at the end.
+    """
+    at, known = now(), agents.known_agents(session, node.id)
+    settings, is_awaited, audit_head = settings_for(known), has_waiting(session, node.id), _audit_head(session)
     if node.status not in MEMBERS:
         raise refusal(wire.FORBIDDEN, wire.REVOKED, f"this node is {node.status}")
     verdict = judge(node, message, at)
@@ -68,6 +73,7 @@ def take_checkin(session: Session, node: Node, message: CheckIn, ip: str) -> Che
         return _clone(session, node, message, ip, at)
     _hold_lease(node, message, verdict)
     _come_online(session, node, at)
+    node.heartbeat_interval_s = settings.heartbeat_interval_s
     stored = store_batches(session, node.id, message.metrics, at)
     if stored.newest is not None:
         point = stored.newest
@@ -81,9 +87,7 @@ def take_checkin(session: Session, node: Node, message: CheckIn, ip: str) -> Che
     event_ids = _take_events(session, node, message.events, at)
     _take_losses(session, node, message)
     want_inventory = _take_facts(node, message, ip)
-    known = agents.known_agents(session, node.id)
     want_agents = _take_agents(session, node, known, message, at)
-    settings = settings_for(known)
     has_settings = settings.version == message.settings_version
     return CheckInAnswer(
         ack=(*stored.acked, *event_ids),
@@ -93,9 +97,9 @@ def take_checkin(session: Session, node: Node, message: CheckIn, ip: str) -> Che
         want_agents=want_agents,
         settings=None if has_settings else with_agents(session, node.id, settings),
         next_checkin_s=float(settings.heartbeat_interval_s),
-        commands_pending=has_waiting(session, node.id),
+        commands_pending=is_awaited,
         reenrol=False,
-        audit_head=_audit_head(session),
+        audit_head=audit_head,
         server_time=to_text(now().timestamp()),
     )
 
@@ -126,7 +130,6 @@ def _come_online(session: Session, node: Node, at: datetime) -> None:
         note(session, what, "", node_id=node.id, hostname=node.hostname, data=data)
         node.status, node.status_changed_at = ONLINE, at
     node.last_heartbeat, node.connection_lost_at = at, None
-    node.heartbeat_interval_s = settings_for().heartbeat_interval_s
 
 
 def _clone(session: Session, node: Node, message: CheckIn, ip: str, at: datetime) -> CheckInAnswer:
@@ -211,5 +214,5 @@ def _take_agents(session: Session, node: Node, known: list[agents.Known], messag
 
 
 def _audit_head(session: Session) -> WireAuditHead | None:
-    row = session.execute(select(AuditHead.sequence, AuditHead.hash)).first()
+    row = session.execute(_HEAD).first()
     return None if row is None else WireAuditHead(row.sequence, row.hash)
