@@ -119,6 +119,15 @@ def test_parts_of_one_stage_stop_together(start, tmp_path):
     assert time.monotonic() - began < 20
 
 
+@pytest.fixture
+def hears_hangups():
+    """What is started hears them, also if somebody runs the tests under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hears_hangups")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_each_of_the_usual_signals_stops(start, tmp_path, number):
     it = start(("web", "WEB", tells("web", tmp_path)))
