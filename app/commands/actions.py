@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import and_, bindparam, delete, or_, select, update
+from sqlalchemy import and_, bindparam, delete, exists, or_, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -39,16 +39,13 @@ FORSAKEN = timedelta(hours=6)
 
 
 _AT = bindparam("at", type_=UtcDateTime)
-# Made once: every poll and every check-in asks it.
-_WAITING = (
-    select(Command.id)
-    .where(
-        Command.node_id == bindparam("node_id"),
-        or_(Command.state == states.QUEUED, and_(Command.state == states.DELIVERED, Command.lease_until < _AT)),
-        Command.not_after > _AT,
-    )
-    .limit(1)
+IS_AWAITED = exists().where(
+    Command.node_id == bindparam("node_id"),
+    or_(Command.state == states.QUEUED, and_(Command.state == states.DELIVERED, Command.lease_until < _AT)),
+    Command.not_after > _AT,
 )
+"""Whether a poll of the node `node_id` has something to bring at the time `at`: part of the statement that every poll
+and every check-in begins with."""
 
 
 def issue(
@@ -117,11 +114,6 @@ def _fail(session: Session, command: Command, why: str) -> None:
     session.flush()
     for fanout in dispatch.lock_of_commands(session, command.node_id, [command.uuid]).values():
         dispatch.settle(session, fanout, command)
-
-
-def has_waiting(session: Session, node_id: int) -> bool:
-    """Whether a poll of this node has something to bring, without touching it."""
-    return session.scalar(_WAITING, {"node_id": node_id, "at": now()}) is not None
 
 
 def _signed(command: Command, payload: str, node_uuid: str, key: bytes) -> Order:

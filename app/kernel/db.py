@@ -16,8 +16,9 @@ from functools import partial
 from typing import Any, TypeVar
 
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import Connection, Engine, MetaData, NullPool, create_engine, event
-from sqlalchemy.exc import DBAPIError, OperationalError
+from pymysql.constants import SERVER_STATUS
+from sqlalchemy import Connection, Engine, MetaData, NullPool, create_engine, event, make_url
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import DeclarativeBase, Session
 
@@ -40,6 +41,7 @@ TABLE_OPTIONS = {
     "sqlite_autoincrement": True,  # a deleted row's number is never given to another one
 }
 SQLITE_PATIENCE_S = 10.0
+SURE_S = 5.0
 NOT_LET_IN = frozenset({1040, 1044, 1045, 1049, 1129, 1130, 1203, 1226})
 STOPS_OR_ONLY_READS = frozenset({1053, 1290, 1792, 1836})
 CONNECTION_LOST = frozenset({1927, 2002, 2003, 2006, 2013, 2014, 2055})
@@ -78,15 +80,18 @@ def engine_options(settings: Settings) -> dict[str, Any]:
     if settings.database_url.startswith("sqlite"):
         return {"connect_args": {"timeout": 0, "check_same_thread": False}, "pool_size": 20, "max_overflow": 20}
     part = settings.database
+    # Without this the driver would read all authorities that the host trusts, for each connection to a local socket.
+    is_local = "unix_socket" in make_url(settings.database_url).query
     return {
         "isolation_level": "READ COMMITTED",
         "pool_size": min(part.max_idle_conns, part.max_open_conns),
         "max_overflow": max(0, part.max_open_conns - part.max_idle_conns),
         "pool_timeout": 10,
+        "pool_reset_on_return": None,  # `_undo_what_is_open` does it
         "pool_recycle": int(part.conn_max_lifetime),
-        "pool_pre_ping": True,
         "connect_args": {
             "charset": "utf8mb4",
+            "ssl_disabled": is_local,
             "connect_timeout": min(5, part.answer_timeout),
             "read_timeout": part.answer_timeout,
             "write_timeout": part.answer_timeout,
@@ -129,6 +134,27 @@ def prepare_engine(engine: Engine) -> None:
     """Teach an engine our locking. Called once for each engine, before its first connection."""
     if engine.dialect.name == "sqlite":
         _SqliteTurns(engine)
+    else:
+        event.listen(engine, "checkin", lambda _dbapi, record: record.info.update(idle_since=time.monotonic()))
+        event.listen(engine, "checkout", partial(_look_whether_alive, engine))
+        event.listen(engine, "reset", _undo_what_is_open)
+
+
+def _undo_what_is_open(dbapi: Any, _record: Any, _state: Any) -> None:
+    """Only what was neither committed nor rolled back: each question to the server is a journey."""
+    if dbapi.server_status & SERVER_STATUS.SERVER_STATUS_IN_TRANS:
+        dbapi.rollback()
+
+
+def _look_whether_alive(engine: Engine, dbapi: Any, record: Any, _proxy: Any) -> None:
+    """A connection that nobody used for a while may be dead; one that was used a moment ago is not asked each time."""
+    idle_since = record.info.get("idle_since")
+    if idle_since is None or time.monotonic() - idle_since < SURE_S:
+        return
+    try:
+        engine.dialect.do_ping(dbapi)
+    except engine.dialect.loaded_dbapi.Error as error:
+        raise InvalidatePoolError from error
 
 
 class _SqliteTurns:

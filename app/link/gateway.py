@@ -13,6 +13,7 @@ from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 from app.commands import actions as commands
+from app.commands.actions import IS_AWAITED
 from app.kernel import streams
 from app.kernel.clock import now
 from app.kernel.context import ops
@@ -23,7 +24,7 @@ from app.kernel.pki import to_pem
 from app.kernel.telemetry import HELD_POLLS
 from app.kernel.wake import CHECK_IN, LIVE, REVOKED
 from app.link import live
-from app.link.checkin import ChallengeError, take_checkin
+from app.link.checkin import ChallengeError, standing, take_checkin
 from app.link.edges import Rates, answer, body, raw_body, refused
 from app.link.identity import Peer, certificate_der, peer, refusal
 from app.link.settings import first_settings
@@ -61,7 +62,13 @@ def waiters() -> Waiters:
     return found
 
 
-_STANDING = select(Node.status, Node.instance_id, Node.connection_lost_at).where(Node.id == bindparam("node_id"))
+# Made once: every poll and every report begins with it.
+_STANDING = select(
+    Node.status,
+    Node.instance_id,
+    Node.connection_lost_at.is_not(None).label("was_lost"),
+    IS_AWAITED.label("is_awaited"),
+).where(Node.id == bindparam("node_id"))
 
 
 def rates() -> Rates:
@@ -167,9 +174,9 @@ def checkin() -> Response:
     session = db.session()
 
     def take() -> CheckInAnswer:
-        node = _node(session, found)
-        _prove(session, node, found)
-        return take_checkin(session, node, message, request.remote_addr or "")
+        before = standing(session, found.node_id)
+        _prove(session, before.node, found)
+        return take_checkin(session, before, message, request.remote_addr or "")
 
     try:
         taken = in_transaction(session, take)
@@ -199,8 +206,8 @@ def _prove(session: Session, node: Node, found: Peer) -> None:
 
 
 def _check_instance(session: Session, found: Peer) -> bool:
-    """Only the Daemon that checked in last speaks for its node. Answers whether its connection was thought lost."""
-    node = session.execute(_STANDING, {"node_id": found.node_id}).first()
+    """Only the Daemon that checked in last speaks for its node. Answers whether a poll of it has work to do."""
+    node = session.execute(_STANDING, {"node_id": found.node_id, "at": now()}).first()
     if node is None:
         raise refusal(wire.NOT_AUTHENTICATED, wire.CERTIFICATE_UNKNOWN, "the node was deleted")
     if node.status not in MEMBERS:
@@ -208,14 +215,14 @@ def _check_instance(session: Session, found: Peer) -> bool:
     instance = request.headers.get(INSTANCE_HEADER, "")
     if not instance or instance != node.instance_id:
         raise refusal(wire.CONFLICT, wire.CHECKIN_FIRST, "check in first")
-    return node.connection_lost_at is not None
+    return bool(node.was_lost or node.is_awaited)
 
 
 @gateway.post("/poll")
 def poll() -> Response:
     """Held until there is something to say. Registers first, looks then, waits last; while it waits it owns nothing."""
     found = caller()
-    rates().take(found.node_id, "poll", 5, 20)
+    rates().take(found.node_id, "poll", 50, 100)
     message = parse_poll(body(limits.POLL_BYTES))
     instance = request.headers.get(INSTANCE_HEADER, "")
     waiter = waiters().enter(found.node_id, instance)
@@ -261,8 +268,7 @@ def _ready(found: Peer, have: tuple[str, ...], reasons: Collection[str] = ()) ->
         return None
     session = db.session()
     with reading():
-        was_lost = _check_instance(session, found)
-        has_work = was_lost or bool(have) or found.state == "candidate" or commands.has_waiting(session, found.node_id)
+        has_work = _check_instance(session, found) or bool(have) or found.state == "candidate"
         session.rollback()
     orders = in_transaction(session, lambda: _hand_out(session, found, have)) if has_work else []
     is_watched = LIVE in reasons or found.node_id in waiters().watched
@@ -288,7 +294,7 @@ def _nothing(waiter: Waiter) -> PollAnswer:
 @gateway.post("/commands/reports")
 def reports() -> Response:
     found = caller()
-    rates().take(found.node_id, "reports", 10, 20)
+    rates().take(found.node_id, "reports", 50, 100)
     message = parse_reports(body(limits.REPORTS_BYTES, may_be_gzip=True))
     results = _take_reports(found, message.reports)
     return answer(ReportsAnswer(tuple(results), server_time()))
@@ -297,7 +303,7 @@ def reports() -> Response:
 @gateway.post("/commands/<uuid:command>/<any(accept, start, output, result):kind>")
 def report(command: Any, kind: str) -> Response:
     found = caller()
-    rates().take(found.node_id, "reports", 10, 20)
+    rates().take(found.node_id, "reports", 50, 100)
     message = parse_report(body(limits.REPORT_BYTES), str(command), kind)
     outcome = _take_reports(found, (message,))[0]
     if not outcome.ok:

@@ -28,7 +28,8 @@ _FOUND = select(
     NodeCertificate.state,
     exists().where(Revocation.fingerprint == NodeCertificate.fingerprint).label("is_revoked"),
 ).where(NodeCertificate.fingerprint == bindparam("fingerprint"))
-CACHE_S = 1.0
+CACHE_S = 60.0
+GUARDED_S = 5.0
 MOST_CACHED = 20_000
 LONGEST_HEADER = 16_384
 
@@ -43,15 +44,20 @@ class Peer:
 
 
 class KnownPeers:
-    """Fingerprints that were looked up within the last second. The sweep drops what was revoked."""
+    """Fingerprints that were looked up lately. They count only while the sweep works, which drops what was revoked."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._peers: dict[str, tuple[Peer, float]] = {}
+        self._guarded_until = 0.0
+
+    def guard(self) -> None:
+        """The sweep has just seen everything that was revoked."""
+        self._guarded_until = time.monotonic() + GUARDED_S
 
     def get(self, fingerprint: str) -> Peer | None:
-        found = self._peers.get(fingerprint)
-        return found[0] if found is not None and found[1] > time.monotonic() else None
+        found, at = self._peers.get(fingerprint), time.monotonic()
+        return found[0] if found is not None and at < min(found[1], self._guarded_until) else None
 
     def put(self, peer: Peer) -> None:
         with self._lock:

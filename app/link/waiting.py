@@ -194,6 +194,7 @@ class Watch:
         self._revocations_seen = {row_id for row_id, _node_id in fresh}
         if unseen:
             self._woken(REVOKED, list(unseen))
+        self._waiters.known.guard()
 
     def _look_for_watched(self) -> None:
         with self._app.app_context():

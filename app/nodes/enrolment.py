@@ -12,7 +12,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from flask_babel import gettext as _
-from sqlalchemy import or_, select, update
+from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.audit.actions import record
@@ -23,6 +23,8 @@ from app.kernel.clock import now
 from app.kernel.context import ops
 from app.kernel.errors import BadParameter, FieldError, NotFound
 from app.kernel.live_settings import live_settings
+from app.kernel.wake import REVOKED as WAKE_REVOKED
+from app.kernel.wake import wake_after_commit
 from app.nodes.models import (
     ONLINE,
     PENDING,
@@ -52,6 +54,12 @@ TOKEN_PREFIX = "ops_join_"  # noqa: S105  how a token begins, not one
 POLL_AFTER_S = 5
 MOST_WAITING = 2000
 ONE_NODE_TOKEN_LIFE = timedelta(days=7)
+FACTS = (
+    "os", "os_name", "os_version", "kernel_version", "arch", "cpu_model", "cpu_cores", "memory_total", "swap_total",
+    "disk_total", "python_version", "virtualization", "cloud", "timezone",
+)  # fmt: skip
+INVENTORY = (*FACTS, "ips", "macs", "disks", "boot_time")
+"""Columns that only `take_inventory` writes."""
 
 
 def create_token(
@@ -126,11 +134,14 @@ def enroll(session: Session, message: Enroll, ip: str, origin: Node | None = Non
         return _answer(session, known)
     if message.ticket is not None:
         raise _refusal(wire.CONFLICT, wire.KEY_MISMATCH, "this ticket belongs to another key")
-    token = None if message.token is None else _spend(session, message.token)
+    token = None if message.token is None else _usable_token(session, message.token)
     if token is None and origin is None and not live_settings().node.discovery:
         raise _refusal(wire.FORBIDDEN, wire.DISCOVERY_OFF, "a join token is needed")
     node = _admitted_node(session, message, token, origin)
-    return _answer(session, _enrolment(session, node, message, key_hash, ip, token, origin))
+    answer = _answer(session, _enrolment(session, node, message, key_hash, ip, token, origin))
+    if token is not None:
+        _spend(session, token)
+    return answer
 
 
 def _check_ticket(known: Enrolment, message: Enroll) -> None:
@@ -145,6 +156,7 @@ def _admitted_node(session: Session, message: Enroll, token: EnrollmentToken | N
         if node.status in (REVOKED, REJECTED):
             raise _refusal(wire.FORBIDDEN, wire.TOKEN_REFUSED, "the token is not valid")
         session.execute(update(NodeCertificate).where(NodeCertificate.node_id == node.id).values(state="superseded"))
+        wake_after_commit(session, node.id, WAKE_REVOKED)
         _forget_lease(node)
     else:
         waits = token is None or token.needs_approval
@@ -207,21 +219,33 @@ def _ticket(key_hash: str) -> str:
     return hashlib.blake2b(key_hash.encode(), key=ops().keys.audit_seal, person=b"ops-ticket").hexdigest()[:48]
 
 
-def _spend(session: Session, secret: str) -> EnrollmentToken:
-    """Use a token once. Guarded in one statement, so that a limit of one is one however many come at once."""
-    at = now()
-    guarded = update(EnrollmentToken).where(
-        EnrollmentToken.token_hash == _hash(secret),
+def _is_usable(at: datetime) -> ColumnElement[bool]:
+    return and_(
         EnrollmentToken.revoked_at.is_(None),
         or_(EnrollmentToken.expires_at.is_(None), EnrollmentToken.expires_at > at),
         or_(EnrollmentToken.max_uses.is_(None), EnrollmentToken.uses < EnrollmentToken.max_uses),
     )
+
+
+def _usable_token(session: Session, secret: str) -> EnrollmentToken:
+    token = session.scalar(
+        select(EnrollmentToken).where(EnrollmentToken.token_hash == _hash(secret), _is_usable(now()))
+    )
+    if token is None:
+        raise _refusal(wire.FORBIDDEN, wire.TOKEN_REFUSED, "the token is not valid")
+    return token
+
+
+def _spend(session: Session, token: EnrollmentToken) -> None:
+    """Use a token once. Guarded in one statement, so that a limit of one is one however many come at once; and the last
+    one before the commit, because all who come with the same token wait here for each other.
+    """
+    guarded = update(EnrollmentToken).where(EnrollmentToken.id == token.id, _is_usable(now()))
     spent = session.execute(
         guarded.values(uses=EnrollmentToken.uses + 1), execution_options={"synchronize_session": False}
     )
     if spent.rowcount != 1:  # type: ignore[attr-defined]
         raise _refusal(wire.FORBIDDEN, wire.TOKEN_REFUSED, "the token is not valid")
-    return session.scalars(select(EnrollmentToken).where(EnrollmentToken.token_hash == _hash(secret))).one()
 
 
 def renew(session: Session, node: Node, csr_pem: str) -> NodeCertificate:
@@ -238,6 +262,7 @@ def prove(session: Session, node: Node, certificate: NodeCertificate) -> None:
     """The first request under a candidate: from now on only it is good."""
     others = update(NodeCertificate).where(NodeCertificate.node_id == node.id, NodeCertificate.state == "current")
     session.execute(others.values(state="superseded"))
+    wake_after_commit(session, node.id, WAKE_REVOKED)
     certificate.state = "current"
     node.certificate_expires_at = certificate.not_after
     note(session, "node.certificate_renewed", "", node_id=node.id, hostname=node.hostname)
@@ -320,10 +345,7 @@ def take_inventory(node: Node, facts: Inventory) -> None:
     node.hostname = facts.hostname
     node.ips, node.macs = list(facts.ips), list(facts.macs)
     node.ip = facts.ips[0] if facts.ips else ""
-    for name in (
-        "os", "os_name", "os_version", "kernel_version", "arch", "cpu_model", "cpu_cores", "memory_total", "swap_total",
-        "disk_total", "python_version", "virtualization", "cloud", "timezone",
-    ):  # fmt: skip
+    for name in FACTS:
         setattr(node, name, getattr(facts, name))
     node.disks = [disk._asdict() for disk in facts.disks]
     node.boot_time = _moment(facts.boot_time)

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from app.commands import actions as commands
 from app.commands.models import Command
 from app.kernel.db import db, in_transaction
-from app.link.checkin import take_checkin
+from app.link.checkin import standing, take_checkin
 from app.nodes.models import Node
 from protocol.checkin import CheckInAnswer, parse_checkin
 from protocol.commands import Result
@@ -71,7 +71,8 @@ def event(kind: str, **values: Any) -> dict[str, Any]:
 def check_in(node_id: int, agents: Sequence[Mapping[str, Any]] | None = None, **values: Any) -> CheckInAnswer:
     """A check-in of this host, taken as the gateway takes it. Needs an application context."""
     session = db.session()
-    node = session.get_one(Node, node_id)
+    before = standing(session, node_id)
+    node = before.node
     message = {
         "instance_id": node.instance_id or uuid4().hex,
         "generation": 1,
@@ -96,7 +97,7 @@ def check_in(node_id: int, agents: Sequence[Mapping[str, Any]] | None = None, **
         "clock": {},
     } | values  # fmt: skip
     parsed = parse_checkin(Fields(message))
-    return in_transaction(session, lambda: take_checkin(session, node, parsed, "192.0.2.7"))
+    return in_transaction(session, lambda: take_checkin(session, before, parsed, "192.0.2.7"))
 
 
 def fetch(node_id: int) -> list[dict[str, Any]]:

@@ -178,6 +178,35 @@ def test_constraints_and_indexes_are_named_by_one_rule(engine: Engine) -> None:
 
 @pytest.mark.mariadb
 @pytest.mark.parametrize("app", ["mariadb"], indirect=True)
+def test_what_was_left_open_is_undone_before_somebody_else_gets_the_connection(engine: Engine) -> None:
+    connection = engine.raw_connection()
+    connection.cursor().execute("UPDATE counters SET n = 7 WHERE id = 1")
+    connection.close()
+    assert numbers(engine) == [0, 0]
+    with engine.begin() as other:
+        other.execute(text("UPDATE counters SET n = 1 WHERE id = 1"))
+    assert numbers(engine) == [1, 0]
+
+
+@pytest.mark.mariadb
+@pytest.mark.parametrize("app", ["mariadb"], indirect=True)
+def test_a_connection_that_died_while_nobody_used_it_is_replaced(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel_db, "SURE_S", 0)
+    with engine.connect() as one, engine.connect() as other, engine.connect() as killer:
+        killed = [connection.scalar(text("SELECT CONNECTION_ID()")) for connection in (one, other)]
+        one.close()
+        other.close()
+        for number in killed:
+            killer.exec_driver_sql(f"KILL {number}")
+    with engine.connect() as first, engine.connect() as second, engine.connect() as third:
+        found = {connection.scalar(text("SELECT CONNECTION_ID()")) for connection in (first, second, third)}
+    assert not found & set(killed)
+
+
+@pytest.mark.mariadb
+@pytest.mark.parametrize("app", ["mariadb"], indirect=True)
 def test_a_deadlock_is_undone_and_done_again(engine: Engine) -> None:
     """Two transactions lock two rows in opposite orders: one of them loses and must not notice. (SQLite has but one
     writer at a time.)

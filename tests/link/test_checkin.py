@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -14,12 +13,12 @@ from sqlalchemy import func, select
 
 from app.events.models import Event
 from app.kernel.db import db
-from app.link.identity import CACHE_S
 from app.metrics.models import MetricPoint
 from app.nodes.models import Node
 from app.settings.actions import change_settings
 from tests.link.conftest import ADMIN
 from tests.link.hosts import Host, batch, point
+from tests.link.planes import Plane
 from tests.services import wait_for
 
 
@@ -244,13 +243,13 @@ def test_hosts_do_not_meet(app: Flask, new_host: Callable[..., Host]) -> None:
 
 
 def test_a_host_that_dawdles_over_its_body_holds_nobody_up(
-    app: Flask, host: Host, new_host: Callable[..., Host]
+    app: Flask, gateway: Plane, join: Callable[..., str], new_host: Callable[..., Host]
 ) -> None:
     """On SQLite a transaction that waited for the rest of it would keep every other host from writing."""
     other = new_host("web-2")
-    other.checkin()
-    # Longer ago than identities are remembered, so that each request looks them up in the database.
-    time.sleep(CACHE_S)
+    # It was never here before, so that its identity has to be looked up in the database.
+    host = Host(gateway.port, gateway.ca_path)
+    host.enroll(join())
     slow = host.connect()
     slow.putrequest("POST", "/daemon/v1/checkin")
     for name, value in {"X-Ops-Wire": "1.0", "X-Ops-Instance": host.instance, "Content-Length": "5000"}.items():

@@ -203,7 +203,7 @@ def _revoke(app: Flask, node_id: int) -> None:
 
 
 def test_a_lost_wake_up_costs_a_second_not_a_poll(app: Flask, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.kernel.wake._send", lambda _wakes: None)
+    monkeypatch.setattr("app.kernel.wake._send", lambda *_given: None)
     with ThreadPoolExecutor(1) as pool:
         poll = held(host, pool)
         started = time.monotonic()
