@@ -41,8 +41,9 @@ from app.people import actions as people
 from app.people.models import User
 from app.people.schemas import SignIn, UserCreate
 from app.people.tokens import fingerprint
+from bench.mariadb import GrownMariaDb
 from config import Settings, load_settings
-from tests.services import MariaDb, Redis, wait_for
+from tests.services import Redis, wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 PASSWORD = "bench-marks-the-spot"
@@ -254,14 +255,9 @@ def database_of(kind: str) -> Iterator[tuple[str, list[int]]]:
     if kind == "sqlite":
         yield "", []
         return
-    with GrownMariaDb(durable=True) as server:
+    with GrownMariaDb() as server:
         assert server.process is not None
         yield server.create_database(), [server.process.pid]
-
-
-class GrownMariaDb(MariaDb):
-    def command(self) -> list[str]:
-        return [*super().command(), "--innodb-buffer-pool-size=512M"]
 
 
 def prepared(directory: Path, database_url: str, redis_url: str, port: int) -> tuple[Flask, dict[str, str]]:
@@ -419,7 +415,7 @@ def main(arguments: Sequence[str]) -> int:
     kinds = ("sqlite", "mariadb") if options.database == "both" else (options.database,)
     with Redis() as redis:
         for kind in kinds:
-            if kind == "mariadb" and (reason := MariaDb.why_unavailable()):
+            if kind == "mariadb" and (reason := GrownMariaDb.why_unavailable()):
                 print(f"\nmariadb: left out, {reason}")
                 continue
             run(kind, options.rows, options.requests, options.clients, options.only, redis.url)

@@ -44,10 +44,10 @@ from app.metrics.partitions import WIDTHS, create_partitions
 from app.metrics.prometheus import exposition
 from app.nodes.models import ONLINE, Node
 from bench.foundation import machine
+from bench.mariadb import GrownMariaDb
 from config import load_settings
 from protocol.metrics import Batch, Detail, DiskIo, Interface, Mount, Point
 from protocol.times import to_text
-from tests.services import MariaDb
 
 CHUNK = 5000
 VALUES_OF_A_HOST = (12.5, 50.0, 2**33, 2**34, 2**20, 75.5, 2**39, 1000.5, 2000.5, 0.5, 0.25, 0.125, 120, 40)
@@ -281,20 +281,13 @@ def clean_up(node_ids: Sequence[int]) -> None:
     print(f"  forget {rows:,} points in {len(slices)} slices: {sum(slices):.0f} ms, the longest {max(slices):.0f} ms")
 
 
-class GrownMariaDb(MariaDb):
-    """With memory as in production."""
-
-    def command(self) -> list[str]:
-        return [*super().command(), "--innodb-buffer-pool-size=512M"]
-
-
 @contextmanager
 def database_of(kind: str) -> Iterator[str]:
     """A URL; empty for SQLite in the data directory."""
     if kind == "sqlite":
         yield ""
         return
-    with GrownMariaDb(durable=True) as server:
+    with GrownMariaDb() as server:
         yield server.create_database()
 
 
@@ -340,7 +333,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     print(machine())
     for kind in ("sqlite", "mariadb") if options.database == "both" else (options.database,):
-        if kind == "mariadb" and (reason := MariaDb.why_unavailable()):
+        if kind == "mariadb" and (reason := GrownMariaDb.why_unavailable()):
             print(f"\nmariadb: left out, {reason}")
             continue
         run(kind, options.times, options.fleets)

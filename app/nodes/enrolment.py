@@ -138,10 +138,12 @@ def enroll(session: Session, message: Enroll, ip: str, origin: Node | None = Non
     if token is None and origin is None and not live_settings().node.discovery:
         raise _refusal(wire.FORBIDDEN, wire.DISCOVERY_OFF, "a join token is needed")
     node = _admitted_node(session, message, token, origin)
-    answer = _answer(session, _enrolment(session, node, message, key_hash, ip, token, origin))
+    is_in = node.status != PENDING
+    certificate = _certificate_for(session, node, message.csr_pem, "current") if is_in else None
     if token is not None:
         _spend(session, token)
-    return answer
+    _note_enrolment(session, node, message, key_hash, ip, token, origin)
+    return Admitted(node, certificate) if certificate else Queued(_ticket(key_hash))
 
 
 def _check_ticket(known: Enrolment, message: Enroll) -> None:
@@ -175,7 +177,7 @@ def _admitted_node(session: Session, message: Enroll, token: EnrollmentToken | N
     return node
 
 
-def _enrolment(
+def _note_enrolment(
     session: Session,
     node: Node,
     message: Enroll,
@@ -183,7 +185,7 @@ def _enrolment(
     ip: str,
     token: EnrollmentToken | None,
     origin: Node | None,
-) -> Enrolment:
+) -> None:
     kind = "token" if token is not None else "clone" if origin is not None else "discovery"
     row = Enrolment(
         key_hash=key_hash,
@@ -200,7 +202,6 @@ def _enrolment(
     what = "node.waits_for_approval" if node.status == PENDING else "node.enrolled"
     data = {"ip": ip, "by": kind, "token": token.name if token else None}
     note(session, what, f"{kind} from {ip}", node_id=node.id, hostname=node.hostname, data=data)
-    return row
 
 
 def _answer(session: Session, row: Enrolment) -> Admitted | Queued:
@@ -237,8 +238,10 @@ def _usable_token(session: Session, secret: str) -> EnrollmentToken:
 
 
 def _spend(session: Session, token: EnrollmentToken) -> None:
-    """Use a token once. Guarded in one statement, so that a limit of one is one however many come at once; and the last
-    one before the commit, because all who come with the same token wait here for each other.
+    """Use a token once. Guarded in one statement, so that a limit of one is one however many come at once.
+
+    All who come with the same token wait here for each other: so it is done late, but before anything is written that
+    refers to the token, since two who have both done that could only wait for each other in vain.
     """
     guarded = update(EnrollmentToken).where(EnrollmentToken.id == token.id, _is_usable(now()))
     spent = session.execute(

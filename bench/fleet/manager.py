@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import psutil
 
-from tests.services import MariaDb
+from bench.mariadb import GrownMariaDb
 
 ROOT = Path(__file__).resolve().parents[2]
 ADMIN_PASSWORD = "bench-password-1"
@@ -44,7 +44,7 @@ class Manager:
             **self._given,
         }
         if self._database == "mariadb":
-            server = self._stack.enter_context(MariaDb(durable=True))
+            server = self._stack.enter_context(GrownMariaDb())
             self.environment["OPS_DATABASE_URL"] = server.create_database()
         self.log = self.data / "manager.log"
         with self.log.open("wb") as log:
