@@ -19,11 +19,13 @@ def run(arguments: list[str]) -> int:
 
 
 def _keep_path() -> None:
-    """Children of ours must find this very package, whatever the working directory is by then."""
+    """Children of ours must find this very package and its libraries, whatever the working directory is by then."""
     root = __file__.rpartition("/agent/")[0]
-    known = os.environ.get("PYTHONPATH", "")
-    if root and root not in known.split(":"):
-        os.environ["PYTHONPATH"] = f"{root}:{known}" if known else root
+    known = os.environ.get("PYTHONPATH", "").split(":")
+    libraries = f"{root}/lib/cp{sys.version_info[0]}{sys.version_info[1]}"
+    wanted = [path for path in (root, libraries) if path and os.path.isdir(path)]  # noqa: PTH112
+    sys.path += [path for path in wanted if path not in sys.path]
+    os.environ["PYTHONPATH"] = ":".join([*wanted, *(path for path in known if path and path not in wanted)])
 
 
 if __name__ == "__main__":

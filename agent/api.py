@@ -27,7 +27,7 @@ from protocol.times import to_text
 ROOT = "/api/v1/"
 ORDER_BYTES = 1024 * 1024
 WAIT_S = 50.0
-EVENTS_BYTES = 512 * 1024
+EVENTS_BYTES = 128 * 1024
 FOLLOWED = 64
 OUTPUT_BYTES = 1024 * 1024
 RETRY_S = 1

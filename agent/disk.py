@@ -12,9 +12,11 @@ import os
 import struct
 import threading
 import zlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 MAX_RECORD_BYTES = 4 * 1024 * 1024
+SUN_PATH = 107
 
 log = logging.getLogger("agent.disk")
 
@@ -107,6 +109,20 @@ def make_dir(path: str, mode: int = 0o700) -> None:
     except FileExistsError:
         return
     sync_dir(parent)
+
+
+@contextlib.contextmanager
+def near(path: str) -> Iterator[str]:
+    """A Unix socket's path as its address, which has room for 107 bytes: longer ones by way of their open directory."""
+    if len(os.fsencode(path)) <= SUN_PATH:
+        yield path
+        return
+    parent, _, name = path.rpartition("/")
+    folder = os.open(parent or "/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{name}"
+    finally:
+        os.close(folder)
 
 
 def sync_dir(path: str) -> None:

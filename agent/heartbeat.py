@@ -9,6 +9,7 @@ import os
 import socket
 from typing import Any, Callable
 
+from agent import disk
 from agent.loop import READ, Loop
 from agent.usage import Usage
 from agent.version import VERSION
@@ -77,7 +78,8 @@ class Heartbeat:
     def _connect(self) -> socket.socket:
         channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         try:
-            channel.connect(self._path)
+            with disk.near(self._path) as address:
+                channel.connect(address)
         except OSError:
             channel.close()
             raise

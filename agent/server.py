@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -461,12 +462,14 @@ def listen_unix(path: str) -> socket.socket:
     """A socket for this host's root and our own user; what a dead agent left is taken away."""
     disk.make_dir(path.rpartition("/")[0] or "/", 0o755)
     with contextlib.suppress(FileNotFoundError):
-        if stat.S_ISSOCK(os.lstat(path).st_mode):
-            os.unlink(path)  # noqa: PTH108
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise FileExistsError(errno.EEXIST, "something that is no socket is in its place", path)
+        os.unlink(path)  # noqa: PTH108
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     before = os.umask(0o177)
     try:
-        listener.bind(path)
+        with disk.near(path) as address:
+            listener.bind(address)
     except OSError:
         listener.close()
         raise

@@ -1,4 +1,7 @@
-"""`python -m daemon`: the resident Daemon in the foreground, or `enroll` and out. Keeps the allocator on two arenas."""
+"""`python -m daemon`: the resident Daemon in the foreground, or a step of its own (`enroll`, `end-agents`) and out.
+
+Keeps the allocator on two arenas.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,9 @@ ARENAS = "MALLOC_ARENA_MAX"
 def run(arguments: list[str]) -> int:
     """The allocator reads its settings once, before Python starts; hence a second start of the very same process."""
     _keep_path()
-    if arguments[:1] == ["enroll"]:
-        os.execv(sys.executable, [sys.executable, "-m", "daemon.enroll", *arguments[1:]])  # noqa: S606
+    if arguments[:1] in (["enroll"], ["end-agents"]):
+        module = f"daemon.{arguments[0].replace('-', '_')}"
+        os.execv(sys.executable, [sys.executable, "-m", module, *arguments[1:]])  # noqa: S606
     if ARENAS not in os.environ:
         os.environ[ARENAS] = "2"
         os.execv(sys.executable, [sys.executable, "-m", "daemon", *arguments])  # noqa: S606

@@ -251,7 +251,7 @@ class AgentConfigs:
 
     def _check_files(self, name: str, paths: list[str]) -> None:
         """The Manager wrote the manifest and its paths, unless the host did."""
-        if self._supervising.is_host_s(name):
+        if self._supervising.is_local(name):
             return
         for path in paths:
             words = self._forbids_file(path)
@@ -261,7 +261,7 @@ class AgentConfigs:
     def _admit(self, order: Order) -> Manifest:
         self._check_allowed()
         manifest = self._manifest(order.name)
-        if self._supervising.is_host_s(order.name):
+        if self._supervising.is_local(order.name):
             raise Failed(FORBIDDEN_BY_HOST, "this agent is declared on the host; its configuration is the host's")
         # The Manager wrote the validate command, too: it is no way around the capability file.
         words = self._forbids_command(manifest.user) if manifest.validate else None

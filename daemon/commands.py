@@ -15,7 +15,7 @@ from daemon.version import VERSION
 from protocol.commands import Command, Start, payload_fields
 from protocol.errors import BAD_PAYLOAD, NOT_DELIVERED, TASK_FAILED, UNSUPPORTED_KIND, ProtocolError
 from protocol.fields import Fields
-from protocol.states import EXPIRED, FAILED, SUCCEEDED
+from protocol.states import CANCELLED, EXPIRED, FAILED, SUCCEEDED
 from protocol.times import to_epoch, to_text
 
 TAIL_BYTES = 48 * 1024
@@ -35,11 +35,12 @@ class Failed(Exception):
 class Call:
     """One command under way. Whoever works on it, in whatever thread, ends it once: `succeed` or `fail`."""
 
-    __slots__ = ("_is_over", "_runner", "begun", "id", "is_resumed", "kind", "started")
+    __slots__ = ("_is_over", "_runner", "begun", "id", "is_resumed", "kind", "not_after", "started")
 
     def __init__(self, runner: Runner, command: Command, is_resumed: bool, started: float, begun: float) -> None:
         self.id = command.id
         self.kind = command.kind
+        self.not_after = to_epoch(command.not_after)
         self.is_resumed = is_resumed
         self.started = started
         self.begun = begun
@@ -54,6 +55,10 @@ class Call:
         """It could not be done."""
         self._end(status, error_code, words, data)
 
+    def cancel(self) -> None:
+        """Somebody no longer wants it, and it was not begun."""
+        self._end(CANCELLED, None, None, None)
+
     def _end(self, status: str, error_code: str | None, words: str | None, data: dict[str, Any] | None) -> None:
         is_over, self._is_over = self._is_over, True
         if not is_over:
@@ -61,12 +66,16 @@ class Call:
 
 
 class Later:
-    """What a handler returns whose work must not hold up the main thread: `begin` sets it going and returns at once."""
+    """What a handler returns whose work must not hold up the main thread: `begin` sets it going and returns at once.
 
-    __slots__ = ("begin",)
+    `tells_start`: whoever works on it reports by himself that it has started, since that may be later.
+    """
 
-    def __init__(self, begin: Callable[[Call], None]) -> None:
+    __slots__ = ("begin", "tells_start")
+
+    def __init__(self, begin: Callable[[Call], None], tells_start: bool = False) -> None:
         self.begin = begin
+        self.tells_start = tells_start
 
 
 Handler = Callable[[Fields], Union[dict[str, Any], Later]]
@@ -131,9 +140,10 @@ class Runner:
         call = Call(self, command, is_resumed, self._clock.best_now(), self._system.boottime())
         try:
             payload = payload_fields(command)
-            if not is_resumed:
-                self._outbox.add(Start(command.id, "start", self._clock.text(), None))
+            start = Start(command.id, "start", self._clock.text(), None)
             outcome = handler(payload)
+            if not is_resumed and not (isinstance(outcome, Later) and outcome.tells_start):
+                self._outbox.add(start)
             if isinstance(outcome, Later):
                 outcome.begin(call)
             else:

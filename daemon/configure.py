@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Callable, NamedTuple
 from urllib.parse import urlsplit
 
+from daemon.builtin import task_agent
 from daemon.yamlread import YamlProblem, read_yaml
 from protocol.limits import AGENTS as AGENT_COUNT
 from protocol.manifests import problem_of
@@ -53,6 +54,8 @@ KEYS = (
     Key("collector.gpu", "auto", "auto or off", lambda value: value in ("auto", "off")),
     Key("rpc.socket", None, "an absolute path", lambda value: value.startswith("/")),
     Key("agents_at_exit", "keep", "keep or stop", lambda value: value in ("keep", "stop")),
+    Key("task_agent.config", None, "an absolute path", lambda value: value.startswith("/")),
+    Key("task_agent.home", None, "an absolute path", lambda value: value.startswith("/")),
 )
 
 
@@ -93,6 +96,7 @@ def resolve(arguments: list[str], environ: dict[str, str]) -> dict[str, Any]:
             problems.append(f"{key.name} = {value!r} (from {source}): must be {key.allowed}")
         found[key.name.replace(".", "_")] = value
     found[AGENTS] = _agents(from_file.get(AGENTS), str(given["config"]), problems)
+    found["builtin"] = _builtin(found)
     if not given["capabilities"].startswith("/"):
         problems.append("--capabilities: must be an absolute path")
     if problems:
@@ -117,6 +121,12 @@ def _agents(raw: object, source: str, problems: list[str]) -> list[Any]:
         else:
             names.add(manifest["name"])
     return raw
+
+
+def _builtin(found: dict[str, Any]) -> list[Any]:
+    """The manifests of what comes along; their settings become these."""
+    config, home = found.pop("task_agent_config"), found.pop("task_agent_home")
+    return [] if config is None else [task_agent(config, home, found["state_dir"], found["capabilities"])]
 
 
 def main() -> int:

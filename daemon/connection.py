@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 from urllib.parse import urlsplit
 
 from daemon.version import VERSION
@@ -91,6 +91,20 @@ class Connection:
         """Fetch something that is not JSON."""
         return self._exchange("GET", path, None, {}, ANSWER_S)[1]
 
+    def fetch(self, path: str, offset: int, piece_bytes: int, take: Callable[[bytes], None]) -> None:
+        """Fetch something large from an offset on, in pieces that `take` gets one after the other."""
+
+        def read(response: http.client.HTTPResponse) -> bytes:
+            if not 200 <= response.status < 300:
+                return _read_bounded(response)
+            if offset and response.status != 206:
+                raise LinkDown("the Manager does not begin where it was asked to")
+            while piece := response.read(piece_bytes):
+                take(piece)
+            return b""
+
+        self._exchange("GET", path, None, {"Range": f"bytes={offset}-"}, ANSWER_S, read)
+
     def abort(self) -> None:
         """From another thread: end whatever this connection waits for, at once, as if the Manager had gone."""
         self._is_aborted = True
@@ -111,7 +125,13 @@ class Connection:
         self._is_used = False
 
     def _exchange(
-        self, method: str, path: str, body: bytes | None, headers: dict[str, str], timeout_s: float
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        headers: dict[str, str],
+        timeout_s: float,
+        read: Callable[[http.client.HTTPResponse], bytes] | None = None,
     ) -> tuple[int, bytes]:
         was_reused = self._is_used
         is_sent = False
@@ -124,7 +144,7 @@ class Connection:
             connection.request(method, PREFIX + path, body, {**self._headers(), **headers})
             is_sent = True
             response = connection.getresponse()
-            raw = _read_bounded(response)
+            raw = (read or _read_bounded)(response)
             self._is_used = True
             if response.will_close:
                 self.close()

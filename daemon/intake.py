@@ -17,7 +17,7 @@ from protocol.errors import INTERRUPTED as INTERRUPTED_CODE
 from protocol.errors import NOT_DELIVERED, ProtocolError
 from protocol.fields import Fields
 from protocol.limits import MIB
-from protocol.states import EXPIRED, INTERRUPTED
+from protocol.states import CANCELLED, EXPIRED, INTERRUPTED
 from protocol.times import to_epoch
 
 FORGERIES_KEPT = 100
@@ -36,6 +36,7 @@ class Intake:
         outbox: Outbox,
         logbook: Logbook,
         hand_over: Callable[[Command], None],
+        kept_elsewhere: Collection[str] = (),
     ) -> None:
         self._identity = identity
         self._clock = clock
@@ -43,6 +44,8 @@ class Intake:
         self._outbox = outbox
         self._logbook = logbook
         self._hand_over = hand_over
+        # Kinds that somebody else writes down durably before he acts: the disk need not be waited for twice.
+        self._kept_elsewhere = kept_elsewhere
         self._forgeries: set[str] = set()
         self._resumed: set[str] = set()
 
@@ -59,7 +62,10 @@ class Intake:
         now = self._clock.manager_now()
         not_after = to_epoch(command.not_after)
         try:
-            is_new = now is not None and now <= not_after and self._journal.receive(command, not_after, starts_now=True)
+            is_durable = command.kind not in self._kept_elsewhere
+            is_new = (
+                now is not None and now <= not_after and self._journal.receive(command, not_after, True, is_durable)
+            )
         except OSError as error:
             log.error("a command cannot be written down and is left to the Manager: %s", error)  # noqa: TRY400
             return False
@@ -91,6 +97,14 @@ class Intake:
     def is_resumed(self, command_id: str) -> bool:
         """Whether this command was started by an earlier Daemon already."""
         return command_id in self._resumed
+
+    def forestall(self, command_id: str, until: float) -> bool:
+        """Call a command cancelled that may still come, so that it never runs. False if it has come. OSError."""
+        result = ended(command_id, CANCELLED, None, "cancelled before it reached this host", self._clock.text())
+        is_new = self._journal.forestall(command_id, until, decode(encode(result), MIB))
+        if is_new:
+            self._outbox.add(result)
+        return is_new
 
     def finish(self, result: Result) -> None:
         """Write down how a command ended, then report it."""

@@ -60,6 +60,7 @@ class Journal:
         self._sequence = 0
         self._size = 0
         self._fd = -1
+        self._is_synced = True
         self.is_damaged = False
         system.make_dir(directory)
         self._load()
@@ -69,10 +70,11 @@ class Journal:
         with self._lock:
             return command_id in self._entries
 
-    def receive(self, command: Command, until: float, starts_now: bool) -> bool:
-        """Write a command down, durably; False if it is known already. OSError: it is not, and must not be acted on.
+    def receive(self, command: Command, until: float, starts_now: bool, is_durable: bool = True) -> bool:
+        """Write a command down; False if it is known already. OSError: it is not, and must not be acted on.
 
         `until`: a second delivery could come until then (the Manager's time). `starts_now` saves a trip to the disk.
+        What is not durable yet outlives this process, but not the machine: `sync` before anybody relies on it.
         """
         with self._lock:
             if command.id in self._entries:
@@ -84,8 +86,30 @@ class Journal:
             ]
             if starts_now:
                 lines.append((STARTED, {"id": command.id, "until": until}))
-            self._append(lines, is_durable=True)
+            self._append(lines, is_durable)
+            self._is_synced = self._is_synced and is_durable
             self._entries[command.id] = entry
+            return True
+
+    def sync(self) -> None:
+        """Everything is on the disk. One that refuses costs durability, not the command."""
+        with self._lock:
+            if self._is_synced:
+                return
+            try:
+                self._append([], is_durable=True)
+            except OSError as error:
+                log.error("cannot make sure that commands are written down: %s", error)  # noqa: TRY400
+
+    def forestall(self, command_id: str, until: float, result: dict[str, Any]) -> bool:
+        """Write down how a command ended that may still come, durably; False if it has come. OSError: it is not."""
+        with self._lock:
+            if command_id in self._entries:
+                return False
+            self._append([(FINISHED, {"id": command_id, "until": until, "result": result})], is_durable=True)
+            entry = _Entry(FINISHED, until)
+            entry.result = result
+            self._entries[command_id] = entry
             return True
 
     def start(self, command_id: str) -> None:
@@ -196,6 +220,7 @@ class Journal:
             self._system.write(self._fd, data)
             if is_durable:
                 self._system.sync(self._fd)
+                self._is_synced = True
         except OSError:
             # What the disk made of it is not known: the next append writes the whole file anew.
             self._system.close(self._fd)
@@ -211,7 +236,7 @@ class Journal:
             self._fd = -1
         write_file(self._system, self._directory, _NAME, data)
         self._fd = self._system.open_append(f"{self._directory}/{_NAME}")
-        self._size = len(data)
+        self._size, self._is_synced = len(data), True
 
     def _pack(self, kind: int, line: dict[str, Any]) -> bytes:
         self._sequence += 1

@@ -18,7 +18,8 @@ SOCKET = "/run/ops-scaffold/daemon.sock"
 class LocalSettings(NamedTuple):
     """What only the host decides. `log_level` null leaves the level to the Manager.
 
-    `agents` are the host's own. `agents_at_exit`: whether all agents run on (`keep`) or are stopped first (`stop`).
+    `agents` are the host's own, `builtin` what comes along: the task agent. `agents_at_exit`: whether all agents run on
+    (`keep`) or are stopped first (`stop`).
     """
 
     manager_url: str | None
@@ -31,6 +32,7 @@ class LocalSettings(NamedTuple):
     agents_at_exit: str
     rpc_socket: str | None
     agents: tuple[Manifest, ...]
+    builtin: tuple[Manifest, ...]
 
     @property
     def socket_path(self) -> str:
@@ -50,5 +52,5 @@ def load_local(system: System, arguments: list[str]) -> LocalSettings:
     if finished.code != 0:
         raise SettingsError("the settings could not be read" if finished.timed_out else "the settings are wrong")
     found = json.loads(finished.out)
-    manifests = tuple(parse_manifest(Fields(raw)) for raw in found.pop("agents"))
-    return LocalSettings(**found, agents=manifests)
+    agents, builtin = (tuple(parse_manifest(Fields(raw)) for raw in found.pop(kind)) for kind in ("agents", "builtin"))
+    return LocalSettings(**found, agents=agents, builtin=builtin)

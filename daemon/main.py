@@ -37,6 +37,7 @@ from daemon.streams import DAEMON, Logs
 from daemon.supervisor.orders import agent_handlers
 from daemon.supervisor.supervisor import Supervisor
 from daemon.system import System
+from daemon.tasks import CANCEL, RUN, Tasks
 from daemon.version import VERSION
 from protocol.checkin import AgentStatus
 from protocol.commands import Command
@@ -55,7 +56,7 @@ NEWS_AGAIN_S = 10.0
 NEVER = float("inf")
 
 # Commands that a crash cuts short, but whose work has a journal of its own.
-RESUMABLE = frozenset({"agent.configure"})
+RESUMABLE = frozenset({"agent.configure", RUN, CANCEL})
 SOCKET_VARIABLE = "OPS_DAEMON_SOCKET"
 """Tells agents where the Daemon's local socket is."""
 
@@ -89,7 +90,9 @@ class Daemon:
         self._identity = Identity(system, f"{state_dir}/identity")
         self._inventory = InventoryReader(system, kernel, self._server_url())
         self._capabilities = CapabilityFile(system, local.capabilities)
-        self._intake = Intake(self._identity, self._clock, self._journal, self._outbox, self._logbook, self._hand_over)
+        self._intake = Intake(
+            self._identity, self._clock, self._journal, self._outbox, self._logbook, self._hand_over, {RUN}
+        )  # fmt: skip
         self._gpu = GpuReader(system, local.collector_gpu == "auto")
         self._supervisor = Supervisor(
             system, self._clock, self._logbook, state_dir, machine.boot_id, self._agents_changed,
@@ -117,8 +120,13 @@ class Daemon:
         self._courier = Courier(self._link, self._outbox, self._sampler, self._clock)
         around = Surroundings(system, lambda: self._checkins.settings.version, self._link.check_in_now)
         self._logs = Logs(system, self._clock, self._log_paths, self._link.new_connection, self._supervisor.forbids_log)
+        self._tasks = Tasks(
+            system, self._clock, self._intake, self._outbox, self._supervisor.task_socket, self._nudge,
+            self._link.new_connection,
+        )  # fmt: skip
         table = {
             **handlers(around),
+            **self._tasks.handlers(),
             **agent_handlers(self._supervisor),
             "agent.configure": self._configs.configure,
             "agent.read_config": self._configs.read,
@@ -136,7 +144,7 @@ class Daemon:
         self._set_up_logs()
         self._report_start()
         self._configs.settle()
-        self._supervisor.use_host(self._local.agents)
+        self._supervisor.use_host(self._local.agents, self._local.builtin)
         self._apply(self._settings)
         self._intake.catch_up(RESUMABLE)
         self._configs.resume()
@@ -215,7 +223,7 @@ class Daemon:
             self._local = fresh
             self._set_up_logs()
             self._inventory.refresh()
-            self._supervisor.use_host(fresh.agents)
+            self._supervisor.use_host(fresh.agents, fresh.builtin)
             if is_moved:
                 self._link.use(fresh.manager_url, fresh.manager_proxy)
             else:
@@ -228,6 +236,7 @@ class Daemon:
         self._rpc.close()
         self._configs.stop(BRIEFLY_S)
         self._logs.stop(BRIEFLY_S)
+        self._tasks.stop(BRIEFLY_S)
         self._supervisor.stop(AGENTS_STOP_S, self._local.agents_at_exit == "stop")
         self._link.stop(STOP_S)
         self._courier.stop(STOP_S)

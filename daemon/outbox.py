@@ -5,22 +5,26 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from typing import Callable
 
 from daemon.clock import Clock
 from daemon.connection import Connection, Refused
 from daemon.journal import Journal
 from protocol.codec import encode
-from protocol.commands import Output, Report, Reports, Result, parse_reports_answer
+from protocol.commands import Accept, Output, Report, Reports, Result, parse_reports_answer
 from protocol.errors import BODY_TOO_LARGE, INVALID_FIELD, ProtocolError
 from protocol.limits import REPORTS
 
-CLAIM_BYTES = 512 * 1024
+CLAIM_BYTES = 192 * 1024
 
 log = logging.getLogger("daemon.outbox")
 
 
 class Outbox:
-    """Who wants to send claims the oldest reports, then settles or releases them. Results live on in the journal."""
+    """Who wants to send claims the oldest reports, then settles or releases them. Results live on in the journal.
+
+    `on_settled` is called, in the thread that sent them, with what the Manager has taken or refused for good.
+    """
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
@@ -28,6 +32,7 @@ class Outbox:
         self._waiting: deque[Report] = deque()
         self._claimed: list[Report] = []
         self._most = REPORTS
+        self.on_settled: Callable[[list[Report]], None] = lambda _: None
 
     def add(self, *reports: Report) -> None:
         """Take reports, in order."""
@@ -53,6 +58,15 @@ class Outbox:
                 self._claimed.append(self._waiting.popleft())
             return list(self._claimed)
 
+    def make_sure(self) -> None:
+        """Before what was claimed leaves: whoever is told that a command is here relies on it, also if the power fails.
+
+        That is not so where the result goes along.
+        """
+        ended = {report.command for report in self._claimed if isinstance(report, Result)}
+        if any(isinstance(report, Accept) and report.command not in ended for report in self._claimed):
+            self._journal.sync()
+
     def settle(self) -> None:
         """The Manager has taken all that was claimed, or refused some of it for good."""
         with self._changed:
@@ -61,6 +75,7 @@ class Outbox:
         for report in claimed:
             if isinstance(report, Result):
                 self._journal.reported(report.command)
+        self.on_settled(claimed)
 
     def narrow(self) -> bool:
         """What was claimed is not understood: one at a time from now on. A single one is dropped: True."""
@@ -91,6 +106,7 @@ class Outbox:
 def send_reports(connection: Connection, outbox: Outbox, clock: Clock, reports: list[Report]) -> None:
     """Send what the caller has claimed; it is settled, or released for the next try."""
     try:
+        outbox.make_sure()
         _, fields = connection.post("commands/reports", encode(Reports(tuple(reports))))
         answer = parse_reports_answer(fields)
         if len(answer.results) != len(reports):

@@ -32,7 +32,7 @@ class Supervising(Protocol):
     def manifest(self, name: str) -> Manifest | None:
         """What the agent is."""
 
-    def is_host_s(self, name: str) -> bool:
+    def is_local(self, name: str) -> bool:
         """Whether the host itself declared it, so that its files are not the Manager's."""
 
     def condition(self, name: str) -> Condition | None:

@@ -96,32 +96,73 @@ fi
 FOUND=$("$PYTHON" -c 'import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' "$WORK/kit.tar.gz")
 [ "$FOUND" = "$EXPECTED" ] || die "the kit is not the one that this script was made for (SHA-256 $FOUND); fetch both again"
 
-RELEASES=$PREFIX/opt/ops-scaffold/releases/daemon
+HOME_DIR=$PREFIX/opt/ops-scaffold
+RELEASES=$HOME_DIR/releases
 CONFIG=$PREFIX/etc/ops-scaffold
 STATE=$PREFIX/var/lib/ops-scaffold/daemon
-mkdir -p "$RELEASES" "$CONFIG" "$STATE"
-chmod 0700 "$STATE"
+AGENT_STATE=$PREFIX/var/lib/ops-scaffold/agent
+mkdir -p "$RELEASES" "$CONFIG/plugins" "$STATE" "$AGENT_STATE"
+chmod 0700 "$STATE" "$AGENT_STATE"
 
-# Unpacked beside its place and renamed into it, so that a release is there whole or not at all.
+# Unpacked beside its place and renamed into it, so that a release is there whole or not at all. The kit is laid out as
+# the releases are: component, version.
 NEW=$RELEASES/.new.$$
 rm -rf "$NEW"; mkdir "$NEW"
+trap 'rm -rf "$WORK" "$NEW"' EXIT
 tar -xzf "$WORK/kit.tar.gz" -C "$NEW"
-[ ! -d "$RELEASES/$VERSION" ] || { rm -rf "$RELEASES/.old.$$"; mv "$RELEASES/$VERSION" "$RELEASES/.old.$$"; }
-mv "$NEW" "$RELEASES/$VERSION"
-rm -rf "$RELEASES/.old.$$"
-ln -sfn "$VERSION" "$RELEASES/.current.$$"
-mv -T "$RELEASES/.current.$$" "$RELEASES/current"
+TAG=$("$PYTHON" -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
+[ -d "$NEW/daemon" ] && [ -d "$NEW/agent" ] || die "this kit holds no daemon or no agent"
+
+is_fresh() { [ "$(cat "$RELEASES/$1/current/.kit" 2>/dev/null)" != "$EXPECTED" ]; }
+
+place() {
+    version=$(ls "$NEW/$1")
+    release=$NEW/$1/$version
+    [ -d "$release/lib/$TAG" ] || die "the kit has no libraries for $("$PYTHON" -V); name another Python with --python"
+    # What is started again and again is compiled once; nobody writes there later.
+    "$PYTHON" -m compileall -q -s "$NEW" -p "$RELEASES" "$release/$1" "$release/protocol" "$release/lib/$TAG/ruamel" \
+        || die "the kit cannot be compiled"
+    printf '%s\n' "$EXPECTED" > "$release/.kit"
+    mkdir -p "$RELEASES/$1"
+    old=$RELEASES/$1/.old.$$
+    [ ! -d "$RELEASES/$1/$version" ] || { rm -rf "$old"; mv "$RELEASES/$1/$version" "$old"; }
+    mv "$release" "$RELEASES/$1/$version"
+    rm -rf "$old"
+    ln -sfn "$version" "$RELEASES/$1/.current.$$"
+    mv -T "$RELEASES/$1/.current.$$" "$RELEASES/$1/current"
+}
+
+is_new_agent=no
+is_fresh agent && is_new_agent=yes
+place daemon
+place agent
+rm -rf "$NEW"
 sync
 
-HOME_DIR=$RELEASES/current
-TAG=$("$PYTHON" -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
-[ -d "$HOME_DIR/lib/$TAG" ] || die "the kit has no libraries for $("$PYTHON" -V); name another Python with --python"
-PYTHONPATH=$HOME_DIR:$HOME_DIR/lib/$TAG
+PYTHONPATH=$RELEASES/daemon/current:$RELEASES/daemon/current/lib/$TAG
 export PYTHONPATH
 
 if [ ! -e "$CONFIG/daemon.yaml" ]; then
     printf 'manager:\n  url: %s\nstate_dir: %s\n' "$SERVER" "$STATE" > "$CONFIG/daemon.yaml"
     chmod 0644 "$CONFIG/daemon.yaml"
+fi
+if ! grep -q '^task_agent:' "$CONFIG/daemon.yaml"; then
+    cat >> "$CONFIG/daemon.yaml" <<TEXT
+
+# The program that executes tasks here. With "config: null" this host runs none.
+task_agent:
+  config: $CONFIG/agent.yaml
+  home: $RELEASES/agent/current
+TEXT
+fi
+if [ ! -e "$CONFIG/agent.yaml" ]; then
+    cat > "$CONFIG/agent.yaml" <<TEXT
+# Settings of the task agent, as far as they are not the usual ones; all of them, with what they mean, stand in
+# $RELEASES/agent/current/agent.example.yaml. A change needs a restart of the agent.
+state_dir: $AGENT_STATE
+plugins_dir: $CONFIG/plugins
+TEXT
+    chmod 0644 "$CONFIG/agent.yaml"
 fi
 if [ ! -e "$CONFIG/capabilities.yaml" ]; then
     cat > "$CONFIG/capabilities.yaml" <<'TEXT'
@@ -151,6 +192,16 @@ fi
 say "enrolling at $SERVER"
 "$PYTHON" -m daemon enroll "$@" || { [ $is_running = no ] || systemctl start ops-scaffold-daemon; die "this host was not let in"; }
 
+# The Daemon starts it again, from the new release; what it executes just now is interrupted.
+stop_old_agent() {
+    read -r _ pid begun < "$STATE/agents/task/pid" || return 0
+    fields=$(cat "/proc/$pid/stat" 2>/dev/null) || return 0
+    # shellcheck disable=SC2086  # words are wanted
+    set -- ${fields##*)}
+    [ "${20}" != "$begun" ] || kill -TERM "$pid" 2>/dev/null || true
+}
+if [ $is_new_agent = yes ] && [ -e "$STATE/agents/task/pid" ]; then stop_old_agent; fi
+
 RUN="$PYTHON -m daemon --config $CONFIG/daemon.yaml --capabilities $CONFIG/capabilities.yaml"
 UNIT=$PREFIX/etc/systemd/system/ops-scaffold-daemon.service
 mkdir -p "$(dirname "$UNIT")"
@@ -177,6 +228,28 @@ UMask=0027
 [Install]
 WantedBy=multi-user.target
 TEXT
+
+cat > "$HOME_DIR/uninstall.sh" <<TEXT
+#!/bin/sh
+# Takes the Daemon, the task agent and every program that they keep running off this host. With --purge also identity,
+# settings and data. The Manager goes on showing the host until it is deleted there.
+set -eu
+PYTHONPATH=$PYTHONPATH
+export PYTHONPATH
+if command -v systemctl >/dev/null 2>&1 && [ -z "$PREFIX" ] && [ -d /run/systemd/system ]; then
+    systemctl disable -q --now ops-scaffold-daemon || true
+fi
+if [ -d "$RELEASES/daemon/current" ]; then
+    "$PYTHON" -m daemon end-agents --config "$CONFIG/daemon.yaml"
+fi
+rm -f "$UNIT"
+[ ! -d /run/systemd/system ] || [ -n "$PREFIX" ] || systemctl daemon-reload
+[ "\${1:-}" != --purge ] || rm -rf "$CONFIG" "$PREFIX/var/lib/ops-scaffold"
+[ -n "$PREFIX" ] || rm -rf /run/ops-scaffold
+rm -rf "$HOME_DIR"
+printf '%s\n' "ops-scaffold: removed"
+TEXT
+chmod 0755 "$HOME_DIR/uninstall.sh"
 
 if [ "$SERVICE" = yes ] && [ -z "$PREFIX" ] && command -v systemctl >/dev/null 2>&1 && [ -d /run/systemd/system ]; then
     systemctl daemon-reload

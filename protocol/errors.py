@@ -50,6 +50,7 @@ CHALLENGE = "challenge"
 CHECKIN_FIRST = "checkin_first"
 UNKNOWN_COMMAND = "unknown_command"
 UNKNOWN_STREAM = "unknown_stream"
+UNKNOWN_FILE = "unknown_file"
 ILLEGAL_STEP = "illegal_step"
 BODY_TOO_LARGE = "body_too_large"
 BUSY = "busy"
@@ -73,6 +74,7 @@ REASONS = frozenset(
         CHECKIN_FIRST,
         UNKNOWN_COMMAND,
         UNKNOWN_STREAM,
+        UNKNOWN_FILE,
         ILLEGAL_STEP,
         BODY_TOO_LARGE,
         BUSY,

@@ -19,10 +19,14 @@ HEALTH_KINDS = ("process", "http", "tcp", "heartbeat", "command")
 LIMIT_ACTIONS = ("restart", "alert")
 SIGNALS = ("TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "WINCH", "KILL")
 DESIRED = ("running", "stopped")
+END, LEAVE = DETACHED = ("end", "leave")
 ENTRY_SOURCES = ("manager", "builtin")
 
 CONFIG_PLACEHOLDER = "{config}"
 """In an argument of `validate` it stands for the path of the candidate file."""
+
+TASK_AGENT = "task"
+"""The name of the task agent, to which a host's tasks go."""
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
@@ -49,11 +53,16 @@ REPEATS = 2
 
 
 class Stop(NamedTuple):
-    """How it is asked to end, and how long it is waited for before the whole process group is killed."""
+    """How it is asked to end, and how long it is waited for before the whole process group is killed.
+
+    `detached`: whether processes that left its session and lost their parents end with it, or are left alone and not
+    counted either.
+    """
 
     signal: str
     timeout_s: float
     command: tuple[str, ...]
+    detached: str = END
 
 
 class Reload(NamedTuple):
@@ -219,6 +228,7 @@ def _parse_stop(fields: Fields, is_strict: bool) -> Stop:
         signal=fields.choice("signal", SIGNALS) if fields.has("signal") else DEFAULT_STOP.signal,
         timeout_s=_number(fields, "timeout_s", 0, 3600, DEFAULT_STOP.timeout_s),
         command=_argv(fields, "command"),
+        detached=fields.choice("detached", DETACHED) if fields.has("detached") else DEFAULT_STOP.detached,
     )
 
 

@@ -1,7 +1,8 @@
-"""Builds the kits that new hosts get: the Daemon, the wire and their libraries, one archive for each architecture.
+"""Builds the kits that new hosts get: Daemon and task agent with their libraries, one archive for each architecture.
 
-The libraries are the pinned wheels of requirements-host.txt, unpacked for every Python that hosts may have, so that a
-host needs neither pip nor the internet. The same input gives the same bytes.
+A kit is laid out as a host is, `<component>/<version>/`, since either may be updated without the other. The libraries
+are the pinned wheels of requirements-host.txt, unpacked for every Python that hosts may have, so that a host needs
+neither pip nor the internet. The same input gives the same bytes.
 """
 
 import argparse
@@ -15,14 +16,38 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Set
 from pathlib import Path
+from typing import NamedTuple
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name, parse_wheel_filename
 
+import agent.version
+import daemon.version
 from app import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("daemon", "protocol")
+
+
+class Component(NamedTuple):
+    """What is released as one. `libraries` null: all that hosts get."""
+
+    name: str
+    version: str
+    packages: tuple[str, ...]
+    libraries: Set[str] | None
+    examples: tuple[str, ...]
+
+    @property
+    def place(self) -> Path:
+        return Path(self.name) / self.version
+
+
+COMPONENTS = (
+    Component("daemon", daemon.version.VERSION, ("daemon", "protocol"), None, ("daemon.example.yaml",)),
+    Component("agent", agent.version.VERSION, ("agent", "protocol"), {"ruamel-yaml"}, ("agent.example.yaml",)),
+)
 PYTHONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
 PLATFORMS = {
     "amd64": ("manylinux_2_34_x86_64", "manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64"),
@@ -46,21 +71,36 @@ def main() -> int:
 
 
 def build(arch: str, output: Path) -> Path:
-    """One archive, with a directory of libraries for each Python."""
+    """One archive, with directories of libraries for each Python."""
     with tempfile.TemporaryDirectory() as scratch:
         tree = Path(scratch) / "tree"
-        for package in PACKAGES:
-            shutil.copytree(ROOT / package, tree / package, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+        for component in COMPONENTS:
+            copy_sources(component, tree)
         for version in PYTHONS:
             wheels = Path(scratch) / f"wheels-{version}"
             download(arch, version, wheels)
-            for wheel in sorted(wheels.glob("*.whl")):
-                with zipfile.ZipFile(wheel) as archive:
-                    place = tree / "lib" / f"cp{version.replace('.', '')}"
-                    archive.extractall(place)  # noqa: S202  # nosec B202: a zip, pinned by hash; zipfile stays below the place
+            for component in COMPONENTS:
+                unpack_libraries(component, wheels, tree / component.place / "lib" / f"cp{version.replace('.', '')}")
         path = output / f"ops-scaffold-{__version__}-linux-{arch}.tar.gz"
         pack(tree, path)
         return path
+
+
+def copy_sources(component: Component, tree: Path) -> None:
+    """Our own part of a component."""
+    place = tree / component.place
+    for package in component.packages:
+        shutil.copytree(ROOT / package, place / package, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+    for example in component.examples:
+        shutil.copy(ROOT / "configs" / example, place / example)
+
+
+def unpack_libraries(component: Component, wheels: Path, place: Path) -> None:
+    """Those of the wheels that the component needs."""
+    for wheel in sorted(wheels.glob("*.whl")):
+        if component.libraries is None or canonicalize_name(parse_wheel_filename(wheel.name)[0]) in component.libraries:
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(place)  # noqa: S202  # nosec B202: a zip, pinned by hash; zipfile stays below the place
 
 
 def download(arch: str, version: str, wheels: Path) -> None:

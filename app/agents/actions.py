@@ -11,8 +11,8 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from app.agents import manifests
-from app.agents.errors import NotOurs
-from app.agents.models import MANAGER, RUNNING, STOPPED, NodeAgent
+from app.agents.errors import ComesAlong, NotOurs
+from app.agents.models import BUILTIN, MANAGER, RUNNING, STOPPED, NodeAgent
 from app.agents.queries import agent_by_name, agents_by_ids, agents_of_nodes
 from app.agents.schemas import Verb
 from app.audit.actions import record
@@ -86,7 +86,7 @@ def update_agent(session: Session, actor: Actor, node_id: int, name: str, given:
     authorize(actor, "agents.configure")
     agent = agent_by_name(session, node_id, name, is_locked=True)
     if not agent.is_ours:
-        raise NotOurs
+        raise _not_ours(agent)
     manifest = manifests.checked(given, name)
     before = {"manifest": agent.manifest}
     agent.type, agent.manifest, agent.digest = manifest.type, dict(given), _digest(given)
@@ -102,7 +102,7 @@ def delete_agent(session: Session, actor: Actor, node_id: int, name: str) -> Non
     authorize(actor, "agents.configure")
     agent = agent_by_name(session, node_id, name, is_locked=True)
     if agent.manifest is None:
-        raise NotOurs
+        raise _not_ours(agent)
     before = _named(node_by_id(session, node_id), agent) | {"manifest": agent.manifest}
     if agent.is_ours:
         session.delete(agent)
@@ -228,6 +228,10 @@ def payload_of(session: Session, command: Command) -> dict[str, Any]:
     """What was stored of an order, wherever that is."""
     stored: dict[str, Any] = json.loads(stored_payloads(session, [command])[command.id])
     return stored
+
+
+def _not_ours(agent: NodeAgent) -> NotOurs:
+    return ComesAlong() if agent.source == BUILTIN else NotOurs()
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:

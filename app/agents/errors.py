@@ -17,5 +17,11 @@ class NotOurs(Conflict):
     message = _l("This agent is declared on the host itself, so it can only be changed there.")
 
 
+class ComesAlong(NotOurs):
+    """It belongs to the Daemon, as the task agent does."""
+
+    message = _l("This agent comes with the Daemon. It can be started and stopped, but neither changed nor deleted.")
+
+
 class NothingToRollBackTo(AppError):
     code, status, message = 3005, HTTPStatus.CONFLICT, _l("There is no earlier version that proved healthy.")

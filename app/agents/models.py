@@ -73,7 +73,7 @@ class NodeAgent(Base):
     @property
     def is_ours(self) -> bool:
         """Whether its manifest is the Manager's to change; a host's own agent of the same name comes first."""
-        return self.manifest is not None and self.source not in (HOST, SERVICE)
+        return self.manifest is not None and self.source not in (HOST, SERVICE, BUILTIN)
 
     @property
     def is_healthy(self) -> bool:

@@ -79,7 +79,11 @@ def control(node_id: int, name: str, verb: str) -> AnyResponse:
     session, wanted = db.session(), verb_of(verb)
     actions.control_agent(session, current_actor(), node_id, name, wanted)
     is_online = node_by_id(session, node_id).status == "online"
-    if is_online:
+    if is_online and wanted == "stop" and queries.agent_by_name(session, node_id, name).type == "task":
+        tell(
+            _("%(what)s: %(name)s has been told. Tasks wait until it runs.", what=VERB_NAMES[wanted], name=name), "warn"
+        )
+    elif is_online:
         tell(_("%(what)s: %(name)s has been told.", what=VERB_NAMES[wanted], name=name))
     else:
         tell(_("The host is offline. %(name)s will be as you want it when the host is back.", name=name), "warn")

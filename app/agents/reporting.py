@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.orm import Session
 
-from app.agents.models import BUILTIN, MANAGER, POINTS, UNKNOWN, AgentCrash, NodeAgent
+from app.agents.models import MANAGER, POINTS, UNKNOWN, AgentCrash, NodeAgent
 from app.nodes.models import Node
 from protocol.checkin import AgentStatus
 from protocol.checkin import Event as HostEvent
@@ -25,7 +25,6 @@ STEP_MS = 10_000
 CRASHES_OF_AGENT, CRASHES_OF_NODE = 20, 400
 DOSSIER_CHARS, LINE_CHARS, MOST_ITEMS = 96 * 1024, 1000, 200
 TOLD_OF_CRASH = ("agent", "exit_code", "signal", "pid", "restarts")
-OURS = (MANAGER, BUILTIN)
 _INSERT_POINT = {
     "sqlite": "INSERT OR IGNORE INTO agent_points (node_id, ts, body) VALUES (?, ?, ?)",
     "mysql": "INSERT IGNORE INTO agent_points (node_id, ts, body) VALUES (%s, %s, %s)",
@@ -172,17 +171,17 @@ def wanted(known: Sequence[Known]) -> tuple[tuple[str, str, int, str], ...]:
 
 def entries(session: Session, node_id: int) -> tuple[dict[str, Any], ...]:
     """The same as the host's settings hold it."""
-    columns = (NodeAgent.name, NodeAgent.desired, NodeAgent.seq, NodeAgent.source, NodeAgent.manifest)
+    columns = (NodeAgent.name, NodeAgent.desired, NodeAgent.seq, NodeAgent.manifest)
     ours = select(*columns).where(NodeAgent.node_id == node_id, NodeAgent.digest != "").order_by(NodeAgent.name)
     return tuple(
         {
             "name": name,
             "desired": desired,
             "seq": seq,
-            "source": BUILTIN if source == BUILTIN else MANAGER,
+            "source": MANAGER,
             "manifest": manifest,
         }
-        for name, desired, seq, source, manifest in session.execute(ours)
+        for name, desired, seq, manifest in session.execute(ours)
     )
 
 

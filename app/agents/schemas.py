@@ -34,6 +34,9 @@ class StopIn(In):
     signal: Signal = "TERM"
     timeout_s: float = Field(10, ge=0, le=3600)
     command: Arguments | None = None
+    detached: Literal["end", "leave"] = Field(
+        "end", description="What becomes of processes that left its session and lost their parents."
+    )
 
 
 class ReloadIn(In):

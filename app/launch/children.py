@@ -42,6 +42,8 @@ class Child:
         self._selector = selector
         self._show = show
         launcher = os.getpid()
+        # The host's agents are no children of ours: its Daemon must live to stop them.
+        last_word = signal.SIGTERM if spec.stage == Stage.HOST else signal.SIGKILL
         self._process = subprocess.Popen(
             spec.command,
             env=environment,
@@ -50,7 +52,7 @@ class Child:
             stderr=subprocess.PIPE if captures else subprocess.STDOUT,
             start_new_session=True,
             umask=HOST_UMASK if spec.stage == Stage.HOST else PRIVATE_UMASK,
-            preexec_fn=lambda: _die_with(launcher),  # noqa: PLW1509 - this process has one thread
+            preexec_fn=lambda: _die_with(launcher, last_word),  # noqa: PLW1509 - this process has one thread
         )
         shown = self._process.stderr if captures else self._process.stdout
         self._lines = _Lines(lambda line: show(spec.name, line))
@@ -144,8 +146,8 @@ def describe_end(code: int) -> str:
         return f"was killed by signal {-code}"
 
 
-def _die_with(launcher: int) -> None:
+def _die_with(launcher: int, last_word: int) -> None:
     """Runs in the child before its program. The kernel keeps this across the exec."""
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    _libc.prctl(PR_SET_PDEATHSIG, last_word)
     if os.getppid() != launcher:
         os._exit(1)

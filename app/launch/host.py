@@ -16,6 +16,16 @@ manager:
   url: {url}
 state_dir: {state}
 agents_at_exit: stop
+task_agent:
+  config: {agent}
+"""
+AGENT_CONFIGURATION = """\
+# The task agent of the machine that the Manager runs on. configs/agent.example.yaml shows every setting.
+state_dir: {state}
+plugins_dir: {plugins}
+# The Manager's end waits for nobody's script.
+tasks:
+  kill_grace_s: 2
 """
 
 
@@ -25,8 +35,7 @@ def main() -> NoReturn:
     directory = settings.data_path / "host"
     state = directory / "daemon"
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    configuration = directory / "daemon.yaml"
-    configuration.write_text(CONFIGURATION.format(url=json.dumps(settings.gateway_url), state=json.dumps(str(state))))
+    configuration = _write_configuration(directory, settings.gateway_url)
     answer = _ask_manager(_node_uuid(state))
     environment = _environment()
     if not answer["is_known"]:
@@ -51,6 +60,16 @@ def main() -> NoReturn:
         _daemon("--config", str(configuration), "--capabilities", str(capabilities)),
         environment,
     )
+
+
+def _write_configuration(directory: Path, gateway_url: str) -> Path:
+    """Of the Daemon, and of the task agent that it starts."""
+    daemon, agent = directory / "daemon.yaml", directory / "agent.yaml"
+    names = {"url": gateway_url, "state": str(directory / "daemon"), "agent": str(agent)}
+    daemon.write_text(CONFIGURATION.format(**{name: json.dumps(value) for name, value in names.items()}))
+    places = {"state": str(directory / "agent"), "plugins": str(directory / "plugins")}
+    agent.write_text(AGENT_CONFIGURATION.format(**{name: json.dumps(value) for name, value in places.items()}))
+    return daemon
 
 
 def _node_uuid(state: Path) -> str:

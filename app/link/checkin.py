@@ -78,7 +78,9 @@ def standing(session: Session, node_id: int) -> Standing:
     if row is None:
         raise refusal(wire.NOT_AUTHENTICATED, wire.CERTIFICATE_UNKNOWN, "the node was deleted")
     node, is_awaited, sequence, digest = row
-    return Standing(node, is_awaited, None if sequence is None else WireAuditHead(sequence, digest))
+    # There is none before the first line of the log, whatever its column says.
+    head: tuple[int | None, str] = sequence, digest
+    return Standing(node, is_awaited, None if head[0] is None else WireAuditHead(head[0], head[1]))
 
 
 def take_checkin(session: Session, before: Standing, message: CheckIn, ip: str) -> CheckInAnswer:

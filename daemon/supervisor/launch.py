@@ -19,9 +19,12 @@ LOCK_FD = 9
 _SET_CHILD_SUBREAPER = 36
 
 
-def become_shim(argv: list[str]) -> NoReturn:
-    """Children of the agent that have lost their parent become the shim's, so that they are still found."""
-    ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+def become_shim(argv: list[str], keeps_orphans: bool) -> NoReturn:
+    """Children of the agent that have lost their parent become the shim's, so that they are still found; unless they
+    are to go their own way.
+    """
+    if keeps_orphans:
+        ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     for fd in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208
         # Whoever started the Daemon may have left it more than it knows of.
         if fd > 2 and fd != LOCK_FD and os.path.lexists(f"/proc/self/fd/{fd}"):
@@ -92,8 +95,8 @@ if __name__ == "__main__":
     with open("/proc/self/environ", "rb") as _given:  # noqa: PTH123
         if b"LC_CTYPE=" not in _given.read():
             os.environ.pop("LC_CTYPE", None)
-    if sys.argv[1] == "shim":
-        become_shim(sys.argv[2:])
+    if sys.argv[1] in ("shim", "bare-shim"):
+        become_shim(sys.argv[2:], sys.argv[1] == "shim")
     if sys.argv[1] == "self":
         become_self(sys.argv[2:])
     become_user(sys.argv[2], sys.argv[3:])

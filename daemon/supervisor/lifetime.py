@@ -20,13 +20,14 @@ from daemon.supervisor.processes import TICKS_PER_S, Identity, Meter, Process, P
 from daemon.supervisor.runs import RUN_VARIABLE, Ended, Note, RunFiles
 from daemon.system import System
 from protocol.codec import to_plain
-from protocol.manifests import Adopt, Manifest
+from protocol.manifests import LEAVE, Adopt, Manifest
 from protocol.times import to_text
 
 LAUNCH_S = 0.015
 LOOK_S = 0.003
 ALIVE_LOOK_S = 0.5
 ENDING_S = 2.0
+EARLY_S = 10.0
 
 IDLE, LOCKED, SPAWNED, ALIVE, ENDING = "idle", "locked", "spawned", "alive", "ending"
 
@@ -90,12 +91,15 @@ class Lifetime:
         self._children: set[int] = set()
         self._ending_until = 0.0
         self._is_doomed = False
+        self._output_before: int | None = None
 
     # ---- orders
 
     def start(self, manifest: Manifest, source: str, environ: Mapping[str, str], config_version: int | None,
               restarts: int) -> None:  # fmt: skip
         """Start it, once whatever is left of the run before is gone. OSError, ValueError: it cannot be."""
+        # Somebody may have cleared it away.
+        self._system.make_dir(self.files.directory)
         lock = self.files.take_lock()
         if lock is None:
             self.stage, self.due = LOCKED, self._system.boottime() + LOOK_S
@@ -104,6 +108,7 @@ class Lifetime:
         self.clear()
         self.config_version_before = None if self.note is None else self.note.config_version
         self._run = self._system.random_bytes(8).hex()
+        self._output_before = output.size(self._system, self.files.output)
         plain: dict[str, Any] = to_plain(manifest)
         self.note = Note(self._run, self._around.boot_id, source, plain, config_version, restarts, None)
         try:
@@ -206,11 +211,26 @@ class Lifetime:
         elif self.stage == ENDING:
             self._look_for_end(now)
 
+    @property
+    def _leaves_detached(self) -> bool:
+        """Whether what went its own way is nobody's any more: by the manifest that this run was started with."""
+        stop = None if self.note is None else self.note.manifest.get("stop")
+        return isinstance(stop, dict) and stop.get("detached") == LEAVE
+
     def group(self, table: dict[int, Process]) -> list[Process]:
         """The agent's processes without its shim."""
         roots = [root for root in (self._shim, self.identity) if root is not None]
         shim = None if self._shim is None else self._shim.pid
         return [process for process in members(table, roots) if process.pid != shim]
+
+    def early_words(self, ended_at: float) -> str:
+        """The last line that it wrote, if it ended soon after its start: most likely why it could not go on."""
+        before, started = self._output_before, self.started_at
+        if before is None or started is None or ended_at - started > EARLY_S:
+            return ""
+        if output.size(self._system, self.files.output) <= before:
+            return ""
+        return "".join(line.strip() for line in output.last_lines(self._system, self.files.output, 1))
 
     def reap(self) -> None:
         """Take away what is left of shims that have ended."""
@@ -291,7 +311,7 @@ class Lifetime:
         """SIGKILL to all that belongs to this run but its shim; whether there was anything."""
         table = self._processes.read()
         doomed = {process.pid for process in self.group(table)}
-        if not self.is_adopted:
+        if not self.is_adopted and not self._leaves_detached:
             # Those that left the session and lost their parents: known from an earlier look, or by their environment.
             marker = f"{RUN_VARIABLE}={self._run}".encode("ascii")
             doomed |= {one.pid for one in self.meter.known() if one.pid in table and table[one.pid].start == one.start}

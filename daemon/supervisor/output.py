@@ -35,6 +35,14 @@ def rotate(system: System, path: str) -> bool:
     return True
 
 
+def size(system: System, path: str) -> int:
+    """How much there is of it."""
+    try:
+        return system.facts(path).size
+    except OSError:
+        return 0
+
+
 def paths(path: str) -> list[str]:
     """The file and what was rotated out of it, newest first; they need not exist."""
     return [path, *(f"{path}.{number}" for number in range(1, KEPT + 1))]

@@ -14,6 +14,7 @@ from daemon.supervisor.limits import Excess, Watch
 from daemon.supervisor.policy import Ask, Down, Judged, Kill, Restart, Spawn, State, Tell, Tick, Up, Want
 from daemon.supervisor.probes import CommandProbe, first_line
 from daemon.supervisor.processes import Identity, Process
+from daemon.supervisor.roster import LOCAL
 from daemon.supervisor.runs import command_of, given
 from daemon.supervisor.words import dossier, end_in_words, is_failure, version_in
 from protocol.checkin import AgentStatus, Health
@@ -112,7 +113,7 @@ class Program:
 
     def forbids_file(self, path: str) -> str | None:
         """Why the Manager may not read this file of its, or None; what the host itself declared is the host's word."""
-        return None if self.source == "host" else self._around.forbids_file(path)
+        return None if self.source in LOCAL else self._around.forbids_file(path)
 
     def status(self) -> AgentStatus:
         """For the check-in."""
@@ -213,7 +214,7 @@ class Program:
     def heartbeat(self, version: str | None) -> None:
         """It says that it lives."""
         if version:
-            self.version = version[:64]
+            self._note_version(version[:64])
         if self._checks is not None:
             self._checks.beat(self._system.boottime())
             self._judge()
@@ -365,7 +366,7 @@ class Program:
 
     def _check_allowed(self) -> None:
         """PermissionError if the host does not let the Manager run commands; its own agents are its own business."""
-        words = None if self.source == "host" else self._around.forbids(self.manifest.user)
+        words = None if self.source in LOCAL else self._around.forbids(self.manifest.user)
         if words is not None:
             raise PermissionError(words)
 
@@ -407,15 +408,16 @@ class Program:
         self._gone = gone
         self._ago_s = 0.0 if gone.ended is None else max(0.0, now - gone.ended.at - 0.01)
         self._search_at = now + SEARCH_S
+        words = end_in_words(gone, self._lifetime.early_words(now - self._ago_s))
         if self.is_watch_only:
             was_asked = self.state.phase == policy.STOPPING
             self.state = State(desired=self.state.desired, since=now)
             kind, severity = ("agent.stopped", "info") if was_asked else ("agent.exited", "warning")
-            self._last_error = None if was_asked else end_in_words(gone)
-            self._tell(Tell(kind, severity, end_in_words(gone)))
+            self._last_error = None if was_asked else words
+            self._tell(Tell(kind, severity, words))
             self._around.on_change()
         else:
-            self._decide(Down(end_in_words(gone), is_failure(gone)))
+            self._decide(Down(words, is_failure(gone)))
         self._ago_s = 0.0
         if self._lifetime.stage in (IDLE, LOCKED):
             self._end_checks()
@@ -482,9 +484,14 @@ class Program:
 
         def ended(code: int, out: bytes, _: bool) -> None:
             found = version_in(out.decode("utf-8", "replace")) if code == 0 else None
-            self.version = found or self.version
+            self._note_version(found or self.version)
 
         self._run_errand(self.manifest.version, VERSION_S, ended)
+
+    def _note_version(self, version: str | None) -> None:
+        if version != self.version:
+            self.version = version
+            self._around.on_change()
 
     def obstacle(self, verb: str) -> str | None:
         """Why an order cannot even be tried."""

@@ -1,4 +1,6 @@
-"""Which agents there should be: the host's own, then the Manager's; what is wanted of each; what lies on the disk."""
+"""Which agents there should be: the host's own, what comes with the Daemon, then the Manager's; what is wanted of each;
+what lies on the disk.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,10 @@ from daemon.system import System
 from protocol.errors import ProtocolError
 from protocol.fields import Fields
 from protocol.manifests import NAME, AgentEntry, Manifest, parse_entry
+
+HOST, BUILTIN, MANAGER = "host", "builtin", "manager"
+LOCAL = (HOST, BUILTIN)
+"""Declared on the host itself: neither bounded by the capability file nor the Manager's to change."""
 
 
 class Declared(NamedTuple):
@@ -40,7 +46,12 @@ class Roster:
         self._desires = desires
         self._told: dict[str, str] = {}
         self._settings: tuple[int, tuple[dict[str, Any], ...]] | None = None
-        self.host: tuple[Manifest, ...] = ()
+        self.local: dict[str, tuple[Manifest, str]] = {}
+
+    def use_host(self, host: Iterable[Manifest], along: Iterable[Manifest]) -> None:
+        """What this host declares itself, and what comes with the Daemon; its own words win."""
+        self.local = {manifest.name: (manifest, BUILTIN) for manifest in along}
+        self.local.update({manifest.name: (manifest, HOST) for manifest in host})
 
     @property
     def is_set_up(self) -> bool:
@@ -53,16 +64,15 @@ class Roster:
 
     def is_empty(self) -> bool:
         """Whether there is nothing to do at all."""
-        return not self.host and not (self._settings and self._settings[1]) and not self._names()
+        return not self.local and not (self._settings and self._settings[1]) and not self._names()
 
     def declared(self, known: Callable[[str], Declared | None]) -> dict[str, Declared]:
         """Every agent by name. The host's own win; of what makes no sense is told once, and what was there stays."""
         found: dict[str, Declared] = {}
         problems: dict[str, str] = {}
-        own = {manifest.name for manifest in self.host}
         for raw in self._settings[1] if self._settings else ():
             name = str(raw.get("name"))
-            if name in own:
+            if name in self.local:
                 continue
             try:
                 entry = parse_entry(Fields(raw))
@@ -72,15 +82,16 @@ class Roster:
                 if before is not None:
                     found[name] = before
             else:
-                found[name] = Declared(entry.manifest, entry.source, self._newest(entry))
-        for manifest in self.host:
-            found[manifest.name] = Declared(manifest, "host", self._own(manifest))
+                # Whatever it calls itself: what comes from outside has no more rights than the Manager.
+                found[name] = Declared(entry.manifest, MANAGER, self._newest(entry))
+        for name, (manifest, source) in self.local.items():
+            found[name] = Declared(manifest, source, self._own(manifest))
         self._tell(problems)
         return found
 
     def is_authority(self, source: str | None) -> bool:
         """Whether the absence of an agent of this source means that there should be none."""
-        return source == "host" or (self._settings is not None and self._settings[0] > 0)
+        return source in LOCAL or (self._settings is not None and self._settings[0] > 0)
 
     def strays(self, names: Iterable[str]) -> list[Stray]:
         """What lies on the disk beside the agents of these names, removed while the Daemon was away for instance."""

@@ -15,7 +15,7 @@ from daemon.supervisor.processes import Identity
 from daemon.system import SHIM_LOCK_FD, System
 from protocol.errors import ProtocolError
 from protocol.fields import Fields
-from protocol.manifests import Manifest, parse_manifest
+from protocol.manifests import END, Manifest, parse_manifest
 
 OUTPUT = "output.log"
 GIVEN = "environ"
@@ -41,9 +41,9 @@ echo "%(run)s $p $t" >shim
 (
 exec 2>&3 3>&-
 trap - HUP INT QUIT TERM USR1 USR2
-umask 022
 read -r {_STAT}
 echo "%(run)s $p $t" >pid
+umask 022
 exec {SHIM_LOCK_FD}>&-
 exec <%(given)s
 cd %(cwd)s || exit {NOT_STARTED}
@@ -113,7 +113,8 @@ class RunFiles:
         output = self._system.open_append(self.output)
         try:
             own = {**environ, RUN_VARIABLE: note.run, DIRECTORY_VARIABLE: self.directory}
-            shim = [*_python(), _LAUNCH, "shim", "/bin/sh", "-c", _SHIM]
+            kind = "shim" if manifest.stop.detached == END else "bare-shim"
+            shim = [*_python(), _LAUNCH, kind, "/bin/sh", "-c", _SHIM]
             return self._system.start_apart(shim, own, output, lock)
         finally:
             self._system.close(output)

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any, Callable
 
+from daemon.builtin import SOCKET
 from daemon.clock import Clock
 from daemon.measure import Logbook
 from daemon.probation import Condition
@@ -18,11 +19,11 @@ from daemon.supervisor.lifetime import Around
 from daemon.supervisor.poller import READ, Poller
 from daemon.supervisor.processes import ProcessTable
 from daemon.supervisor.program import Answer, Program
-from daemon.supervisor.roster import Declared, Roster
+from daemon.supervisor.roster import LOCAL, Declared, Roster
 from daemon.system import Finished, System
 from protocol.checkin import AgentStatus, Health
 from protocol.limits import AGENTS
-from protocol.manifests import Manifest
+from protocol.manifests import TASK_AGENT, Manifest
 
 SAMPLE_S = 5.0
 SAMPLE_SHARE = 200.0
@@ -46,10 +47,11 @@ class Supervisor:
 
     For whoever configures, reads logs or listens to agents:
 
-    - `names()`, `manifest(name)`, `source(name)`, `is_host_s(name)`: what there is, and whose it is;
+    - `names()`, `manifest(name)`, `source(name)`, `is_local(name)`: what there is, and whose it is;
     - `agents()` and `find(name)`: the `AgentStatus` of the check-in (pid, status, restart count, health);
       `condition(name)` in short;
     - `directory(name)`: the agent's own directory under the state directory, for files that belong to it;
+    - `task_socket()`: where the task agent is reached;
     - `log_paths(name)`: the captured output, newest file first, then the manifest's logs as far as the host allows;
     - `reload(name)`, `restart(name)`: block until it is done, and answer what went wrong, or None; `order` does not;
     - `check_health(name)`: makes every check now; `run(name, argv, timeout_s)`: a command as the agent's user;
@@ -99,9 +101,12 @@ class Supervisor:
 
     # ---- from any thread: life
 
-    def use_host(self, manifests: Iterable[Manifest]) -> None:
-        """What the host's own `daemon.yaml` declares; the first time before `use_settings`, which sets all going."""
-        self._roster.host = tuple(manifests)
+    def use_host(self, manifests: Iterable[Manifest], along: Iterable[Manifest] = ()) -> None:
+        """What the host's own `daemon.yaml` declares, and what comes with the Daemon.
+
+        The first time before `use_settings`, which sets all going.
+        """
+        self._roster.use_host(manifests, along)
         if self._roster.is_set_up:
             self._apply()
 
@@ -161,9 +166,9 @@ class Supervisor:
         program = self._programs.get(name)
         return None if program is None else program.source
 
-    def is_host_s(self, name: str) -> bool:
-        """Whether the host itself declared it, so that its files are not the Manager's."""
-        return self.source(name) == "host"
+    def is_local(self, name: str) -> bool:
+        """Whether it is declared on the host itself, so that its files are not the Manager's."""
+        return self.source(name) in LOCAL
 
     def condition(self, name: str) -> Condition | None:
         """How one is, in short."""
@@ -180,6 +185,11 @@ class Supervisor:
         """Where files of one agent may be kept; they go when the agent is removed."""
         program = self._programs.get(name)
         return None if program is None else program.directory
+
+    def task_socket(self) -> str | None:
+        """Where the task agent listens when it runs; None if this host has none. Longer than 107 bytes, perhaps."""
+        directory = self.directory(TASK_AGENT)
+        return None if directory is None else f"{directory}/{SOCKET}"
 
     def log_paths(self, name: str) -> list[str] | None:
         """What it writes: captured output, newest first, then its own logs that may be read. They need not exist."""
@@ -407,8 +417,8 @@ class Supervisor:
         try:
             self._system.make_dir(directory)
         except OSError as error:
+            # Each start tries again, and says of the agent what is in its way.
             log.error("%s: %s", name, error)  # noqa: TRY400
-            return
         program = Program(self._around, directory, manifest, source)
         self._programs[name] = program
         program.recover(desired)

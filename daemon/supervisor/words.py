@@ -20,8 +20,8 @@ _CODES = {
 }
 
 
-def end_in_words(gone: Gone) -> str:
-    """How it ended."""
+def end_in_words(gone: Gone, said: str = "") -> str:
+    """How it ended; `said`: its last words, if it failed right at its start."""
     ended = gone.ended
     if gone.words is not None:
         return gone.words[:500]
@@ -34,7 +34,8 @@ def end_in_words(gone: Gone) -> str:
             name = "unknown"
         return f"ended by signal {ended.signal} ({name})"
     why = _CODES.get(ended.code or 0)
-    return f"exited with code {ended.code}" + (f": {why}" if why else "")
+    words = f"exited with code {ended.code}" + (f": {why}" if why else "")
+    return f"{words}: {said}" if said and ended.code else words
 
 
 def is_failure(gone: Gone) -> bool:

@@ -119,6 +119,25 @@ def test_ordering_it(app: Flask, oscar: FlaskClient, node_id: int) -> None:
     assert submit(oscar, f"{page}/control/explode", {}, page=page).status_code == 400
 
 
+def test_the_task_agent_is_stopped_with_a_warning_and_not_changed(app: Flask, oscar: FlaskClient, node_id: int) -> None:
+    page = f"/nodes/{node_id}/agents/task"
+    with app.app_context():
+        check_in(node_id, [told("task", type="task", source="builtin")])
+    html = oscar.get(page).text
+    assert "Tasks for this host wait" not in html
+    assert f"{page}/edit" not in html
+    assert f"{page}/delete" not in html
+    assert "It comes with the Daemon" in oscar.get(f"{page}/manifest").text
+    assert submit(oscar, f"{page}/control/stop", {}, page=page).status_code == 303
+    assert "Tasks wait until it runs." in oscar.get(page).text
+    with app.app_context():
+        check_in(node_id, [told("task", type="task", source="builtin", status="stopped", desired="stopped", pid=None)])
+    html = oscar.get(page).text
+    assert "Tasks for this host wait until it runs." in html
+    assert "start it again" in html
+    assert submit(oscar, f"{page}/delete", {"confirm": "task"}, page=page).status_code == 409
+
+
 @pytest.mark.parametrize("key", ORDER)
 def test_adding_one_from_the_catalogue(app: Flask, oscar: FlaskClient, node_id: int, key: str) -> None:
     base = f"/nodes/{node_id}/agent-new"
@@ -129,7 +148,9 @@ def test_adding_one_from_the_catalogue(app: Flask, oscar: FlaskClient, node_id: 
     given = dict(re.findall(r'name="(\w+)" type="text" value="([^"]*)"', html))
     answered = submit(oscar, f"{base}/{key}", given | {"name": "mine"})
     assert answered.status_code == 303, answered.text
-    assert answered.headers["Location"] == f"/nodes/{node_id}/agents/mine"
+    # The Daemon hands tasks to the one of this very name.
+    name = "task" if key == "task_agent" else "mine"
+    assert answered.headers["Location"] == f"/nodes/{node_id}/agents/{name}"
     assert oscar.get(f"{base}/nothing").status_code == 404
     assert oscar.get(f"{base}/manifest?from={key}").status_code == 200
 

@@ -192,6 +192,34 @@ def test_viewers_look_and_operators_act(app: Flask, cast: dict[str, Api], node_i
     assert vera.delete(f"/nodes/{node_id}/agents/nginx").json["code"] == 1003
 
 
+def test_what_comes_with_the_daemon_is_started_and_stopped_but_not_changed(
+    app: Flask, cast: dict[str, Api], node_id: int
+) -> None:
+    with app.app_context():
+        check_in(node_id, [told("task", type="task", source="builtin", version="1.4.2")])
+    path = f"/nodes/{node_id}/agents/task"
+    manifest = {"name": "task", "type": "custom", "start": ["/bin/true"]}
+    oscar = cast["oscar"]
+    assert oscar.get(path).json["data"]["manifest"] is None
+    for method, where, body in (
+        ("PUT", path, manifest),
+        ("DELETE", path, None),
+        ("POST", f"/nodes/{node_id}/agents", manifest),
+    ):
+        refused = oscar.call(method, where, body)
+        assert (refused.status_code, refused.json["code"]) == (409, 1006), (method, refused.text)
+    for verb in ("stop", "start", "restart"):
+        assert oscar.post(f"{path}/{verb}").status_code == 202
+    # One that was declared before the host had told of its own has no effect, and can be taken back.
+    with app.app_context():
+        agent = db.session.query(NodeAgent).one()
+        agent.manifest, agent.digest = manifest, "x"
+        db.session.commit()
+    assert oscar.put(path, manifest).status_code == 409
+    assert oscar.delete(path).status_code == 200
+    assert oscar.get(path).json["data"]["source"] == "builtin"
+
+
 def test_the_old_path_answers_with_the_task_agent(app: Flask, cast: dict[str, Api], node_id: int) -> None:
     assert cast["vera"].get(f"/nodes/{node_id}/agent").json["code"] == 1004
     assert cast["vera"].get("/nodes/999/agent").json["code"] == 2001

@@ -130,6 +130,9 @@ class FakeManager:
         self.ended: set[str] = set()
         self.stream_room: int | None = None
         self.stream_words = 0
+        self.files: dict[int, bytes] = {}
+        self.file_break: int | None = None
+        self.fetched: dict[str, bytearray] = {}
         self.faults: dict[str, Callable[[], None]] = {}
         self.after: dict[str, Callable[[], None]] = {}
         self.lock = threading.RLock()
@@ -405,6 +408,15 @@ class FakeManager:
             self.changed.notify_all()
             return 200, {"next": len(known), "closed": name in self.ended, "server_time": self.text()}
 
+    def take_file(self, command: str, query: str, raw: bytes) -> tuple[int, Any]:
+        """A piece of what a download brings; one that leaves a gap is not taken."""
+        given = dict(part.split("=") for part in query.split("&"))
+        offset, total = int(given["offset"]), int(given["total"])
+        known = self.fetched.setdefault(command, bytearray())
+        if offset <= len(known):
+            known[offset:] = raw
+        return 200, {"next": len(known), "complete": len(known) == total, "server_time": self.text()}
+
     def live(self, node: Node, fields: Fields) -> tuple[int, Any]:
         message: Live = parse_live(fields)
         with self.changed:
@@ -465,8 +477,33 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/daemon/v1/ca.pem":
             self._send(200, self.owner.authority.pem.encode(), {"Content-Type": "application/x-pem-file"})
+        elif self.path.startswith("/daemon/v1/files/"):
+            self._send_file(int(self.path.rpartition("/")[2].partition("?")[0]))
         else:
             self._refuse(Refusal(errors.NOT_FOUND, ""))
+
+    def _send_file(self, file_id: int) -> None:
+        """From an offset on; the connection breaks once after `file_break` bytes, if a test says so."""
+        owner, path = self.owner, self.path.removeprefix("/daemon/v1/")
+        offset = int(self.headers.get("Range", "bytes=0-")[6:].rstrip("-"))
+        owner.requests.append((time.monotonic(), f"{path.partition('?')[0]}@{offset}", 200))
+        try:
+            owner.faults.get("files", lambda: None)()
+            owner.identify(self.der)
+            if file_id not in owner.files:
+                raise Refusal(errors.NOT_FOUND, errors.UNKNOWN_FILE)
+        except Refusal as error:
+            self._refuse(error)
+            return
+        body = owner.files[file_id][offset:]
+        end, owner.file_break = owner.file_break, None
+        self.send_response(206 if offset else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body if end is None else body[:end])
+        if end is not None:
+            self.wfile.flush()
+            self.close_connection = True
 
     def do_POST(self) -> None:
         path = self.path.removeprefix("/daemon/v1/")
@@ -507,6 +544,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             with owner.lock:
                 owner.identify(self.der)
             return owner.stream(place[len("streams/") :], query, raw)
+        if place.startswith("commands/") and place.endswith("/file"):
+            with owner.lock:
+                owner.identify(self.der)
+            return owner.take_file(place.split("/")[1], query, raw)
         most = {
             "checkin": CHECKIN_BYTES,
             "poll": POLL_BYTES,

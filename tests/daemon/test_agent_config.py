@@ -53,7 +53,7 @@ class Supervising:
     def manifest(self, name: str) -> Manifest | None:
         return self.agent if name == self.agent.name else None
 
-    def is_host_s(self, name: str) -> bool:
+    def is_local(self, name: str) -> bool:
         return self.host_s
 
     def condition(self, name: str) -> Condition | None:

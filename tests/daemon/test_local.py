@@ -28,7 +28,7 @@ def test_the_nearer_place_wins(tmp_path: Path) -> None:
         ["--config", str(file), "--state-dir", "/from/line"],
         {"OPS_STATE_DIR": "/from/env", "OPS_LOG__LEVEL": "warning", "OPS_DATABASE_URL": "another program's"},
     )
-    found["agents"] = tuple(found["agents"])
+    found["agents"], found["builtin"] = tuple(found["agents"]), tuple(found["builtin"])
     assert LocalSettings(**found) == LocalSettings(
         manager_url="https://file:1",
         manager_proxy=None,
@@ -40,6 +40,7 @@ def test_the_nearer_place_wins(tmp_path: Path) -> None:
         agents_at_exit="keep",
         rpc_socket=None,
         agents=(),
+        builtin=(),
     )
 
 

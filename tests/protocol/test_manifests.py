@@ -27,7 +27,7 @@ FULL: dict[str, Any] = {
     "cwd": "/srv",
     "user": "www-data",
     "env": {"LANG": "C.UTF-8", "EMPTY": ""},
-    "stop": {"signal": "QUIT", "timeout_s": 3, "command": ["/usr/sbin/nginx", "-s", "quit"]},
+    "stop": {"signal": "QUIT", "timeout_s": 3, "command": ["/usr/sbin/nginx", "-s", "quit"], "detached": "leave"},
     "reload": {"signal": "HUP"},
     "validate": ["/usr/sbin/nginx", "-t", "-c", "{config}"],
     "version": ["/usr/sbin/nginx", "-v"],
@@ -61,7 +61,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
 def test_a_full_one_is_read_whole() -> None:
     manifest = parse_manifest(Fields(FULL), is_strict=True)
     assert manifest.start == ("/usr/sbin/nginx", "-g", "daemon off;", "")
-    assert manifest.stop == ("QUIT", 3.0, ("/usr/sbin/nginx", "-s", "quit"))
+    assert manifest.stop == ("QUIT", 3.0, ("/usr/sbin/nginx", "-s", "quit"), "leave")
     assert manifest.health[2].host == "127.0.0.1"
     assert [check.kind for check in manifest.health] == list(HEALTH_KINDS)
     assert manifest.limits == Limits(80.0, 10.0, 1 << 30, "alert")
@@ -72,7 +72,7 @@ def test_a_full_one_is_read_whole() -> None:
 
 def test_the_smallest_one_has_the_defaults() -> None:
     manifest = parse_manifest(Fields(SMALL), is_strict=True)
-    assert manifest.stop == ("TERM", 10.0, ())
+    assert manifest.stop == ("TERM", 10.0, (), "end")
     assert manifest.reload is None
     assert manifest.autostart
     assert manifest.limits == Limits(50.0, 60.0, None, "restart")
@@ -103,7 +103,8 @@ def test_what_was_read_can_be_sent_and_read_again(values: dict[str, Any]) -> Non
         ("name", "Web"), ("name", "-a"), ("name", "a" * 65), ("name", "a/b"), ("name", ".."), ("name", None),
         ("type", "docker"), ("start.0", ""), ("start.1", "a\0b"), ("cwd", "srv"), ("user", "a b"), ("user", "-x"),
         ("env.1A", "x"), ("env.LANG", 5), ("stop.signal", "SIGTERM"), ("stop.timeout_s", -1), ("stop.timeout_s", True),
-        ("stop.command.0", 5), ("config.0.path", "etc/x"), ("config.0.path", "/etc/../x"), ("config.0.mode", "999"),
+        ("stop.command.0", 5), ("stop.detached", "kill"), ("config.0.path", "etc/x"),
+        ("config.0.path", "/etc/../x"), ("config.0.mode", "999"),
         ("config.0.mode", "4755"), ("health.1.url", "ftp://x"), ("health.1.url", "http://h:99999/"),
         ("health.1.url", "http://u@h/"), ("health.1.status", 99), ("health.2.port", 0), ("health.2.port", None),
         ("health.0.kind", "magic"), ("health.4.timeout_s", 0), ("health.3.interval_s", 0), ("health.1.failures", 0),

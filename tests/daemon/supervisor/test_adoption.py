@@ -22,6 +22,8 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def foreign() -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)", "foreign-mark-4711"]) as process:
+        # For a moment it still bears our own name.
+        wait_for(lambda: b"foreign-mark" in Path(f"/proc/{process.pid}/cmdline").read_bytes(), "its name")
         yield process
         process.kill()
 

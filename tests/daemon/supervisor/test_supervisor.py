@@ -1,5 +1,6 @@
 """Real processes: start, stop, restart, groups, crash steps, users, environments, orders."""
 
+import contextlib
 import os
 import re
 import signal
@@ -78,7 +79,7 @@ def test_the_steps_of_restarts(box: Box, monkeypatch: pytest.MonkeyPatch) -> Non
     assert crashes[0].data["exit_code"] == 7
     assert crashes[0].data["log"][f"{box.directory}/agents/one/output.log"] == ["tried"]
     assert len(box.book.of("agent.error")) == 1
-    assert box.order("start", "one", 2).problem == "it does not stay up: exited with code 7"
+    assert box.order("start", "one", 2).problem == "it does not stay up: exited with code 7: tried"
 
 
 def test_an_order_to_start_tells_why_it_fails(box: Box) -> None:
@@ -297,6 +298,41 @@ def test_an_order_for_an_agent_that_is_still_on_its_way(box: Box) -> None:
     assert answers[0].problem is None  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("detached", ["end", "leave"])
+@pytest.mark.parametrize("end", ["crash", "stop", "kill"])
+def test_what_went_its_own_way_ends_with_the_agent_or_is_left_alone(
+    box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, detached: str, end: str
+) -> None:
+    monkeypatch.setattr("daemon.supervisor.supervisor.SAMPLE_S", 0.1)
+    file, deaf = tmp_path / "pid", "trap '' TERM; " if end == "kill" else ""
+    own = f"(setsid sh -c 'echo $$ > {file}.new; mv {file}.new {file}; exec sleep 1000' &)"
+    loop = "while :; do sleep 0.05; done"
+    child = f"(setsid sh -c 'echo $$ > {file}.child; {deaf}{loop}' & wait) &"
+    box.add("one", shell(f"{deaf}{own}; {child} {loop}"), stop={"timeout_s": 1, "detached": detached})
+    pid = box.running("one")
+    wait_for(file.exists, "the one that goes its own way")
+    left = int(file.read_text())
+    other = Path(f"{file}.child")
+    still_its = int(wait_for(lambda: other.exists() and other.read_text(), "a child"))
+    # Seen by the supervisor, perhaps as one of its own.
+    meter = box.supervisor._programs["one"]._lifetime.meter
+    wait_for(lambda: still_its in {one.pid for one in meter.known()}, "a look")
+    assert (left in {one.pid for one in meter.known()}) == (detached == "end")
+    try:
+        if end == "crash":
+            os.kill(pid, signal.SIGKILL)
+            box.running("one", pid)
+        else:
+            assert box.order("stop", "one", 2).problem is None
+        assert is_alive(left) == (detached == "leave")
+        if end == "kill":
+            assert not is_alive(still_its)
+    finally:
+        for process in (left, still_its):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+
 def test_an_order_for_nobody_fails(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("daemon.supervisor.supervisor.UNKNOWN_S", 0.2)
     assert "no agent nobody" in str(box.order("start", "nobody", 1).problem)
@@ -317,7 +353,7 @@ def test_the_host_s_own_agents_win(box: Box) -> None:
     pid = box.running("one")
     assert Path(f"/proc/{pid}/cmdline").read_bytes() == b"/bin/sleep\x007\x00"
     assert box.status("one").source == "host"
-    assert box.supervisor.is_host_s("one")
+    assert box.supervisor.is_local("one")
     # It may be stopped all the same, and that is kept.
     assert box.order("stop", "one", 3).problem is None
 
