@@ -286,6 +286,14 @@ class Tasks(Section):
     retention_days: int = setting(
         180, "Days that runs with their output, batches and commands are kept.", runtime=True, ge=1, le=3650
     )
+    files_dir: str = setting(
+        "", "Directory of files for and from hosts; empty: <data_dir>/files. Several Managers share it."
+    )
+    files_max_size: Size = setting("500MB", "Largest file that is taken for tasks, or brought back by one.", ge=1024)
+    files_quota: Size = setting("10GB", "What all of these files may take together.", ge=1024)
+    files_keep_days: int = setting(
+        30, "Days after which a file that no task names is deleted.", runtime=True, ge=1, le=3650
+    )
 
 
 class Audit(Section):
@@ -350,6 +358,10 @@ class Settings(Section):
     @cached_property
     def keys_path(self) -> Path:
         return Path(self.keys.dir).absolute() if self.keys.dir else self.data_path / "keys"
+
+    @cached_property
+    def files_path(self) -> Path:
+        return Path(self.tasks.files_dir).absolute() if self.tasks.files_dir else self.data_path / "files"
 
     @cached_property
     def database_url(self) -> str:

@@ -26,6 +26,7 @@ from app.kernel.db import db, engine_options, prepare_engine
 from app.kernel.secrets import Keys, create_missing_keys, load_keys
 from app.link import edges as link_edges
 from app.link.edges import Rates
+from app.link.files import files_gateway
 from app.link.gateway import gateway
 from app.link.takers import HOOKS
 from app.link.waiting import Waiters, Watch
@@ -49,6 +50,14 @@ from app.system.api import api as system_api
 from app.system.pages import pages as system_pages
 from app.system.pages import styleguide_pages
 from app.tasks.api import api as tasks_api
+from app.tasks.api_files import api as files_api
+from app.tasks.pages import pages as tasks_pages
+from app.tasks.pages_compare import pages as compare_pages
+from app.tasks.pages_edit import pages as task_form_pages
+from app.tasks.pages_files import pages as task_files_pages
+from app.tasks.pages_records import pages as records_pages
+from app.tasks.pages_runs import pages as runs_pages
+from app.tasks.pages_templates import pages as task_templates_pages
 from config import Settings
 from protocol import limits
 
@@ -63,6 +72,13 @@ PAGES = (
     agent_pages,
     agent_config_pages,
     agent_new_pages,
+    tasks_pages,
+    task_files_pages,
+    task_form_pages,
+    task_templates_pages,
+    runs_pages,
+    records_pages,
+    compare_pages,
     metrics_pages,
     events_pages,
     people_pages,
@@ -75,6 +91,7 @@ API_ROOMS = (
     commands_api,
     agents_api,
     tasks_api,
+    files_api,
     metrics_api,
     events_api,
     overview_api,
@@ -161,6 +178,7 @@ def _install_database(app: Flask, settings: Settings) -> None:
 def _install_web(app: Flask, settings: Settings) -> None:
     edges.install_before(app, identify)
     csrf = CSRFProtect(app)
+    csrf.exempt("app.tasks.pages_files.upload_file")  # it asks for the token itself, once the file has come
     shell.install(app, {"enrolment.list_tokens": waiting_nodes})
     for blueprint in PAGES:
         app.register_blueprint(blueprint)
@@ -182,5 +200,6 @@ def _install_gateway(app: Flask) -> None:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1, x_proto=1)  # type: ignore[method-assign]
     link_edges.install(app)
     app.register_blueprint(gateway)
+    app.register_blueprint(files_gateway)
     app.add_url_rule("/health/live", "live", lambda: {"status": "ok"})
     Watch(app, waiters, app.extensions["ops"].redis).start()

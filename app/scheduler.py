@@ -56,6 +56,7 @@ PERIODIC = (
     Periodic("app.link.jobs.expire_commands", every=10),
     Periodic("app.link.jobs.sweep_fanouts", every=2),
     Periodic("app.tasks.jobs.run_due_tasks", every=2),
+    Periodic("app.tasks.jobs.tidy_files", every=3600, timeout_s=300),
     Periodic("app.metrics.jobs.roll_up", every=60),
     Periodic("app.metrics.jobs.clean_up", every=600),
     Periodic("app.metrics.jobs.keep_partitions", every=3600),

@@ -30,6 +30,8 @@ class Entry:
     icon: str
     permission: str
     shortcut: str = ""
+    also: tuple[str, ...] = ()
+    """Where else it is open: addresses that begin in another way."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ NAVIGATION = (
     Section(
         _l("Work"),
         (
-            Entry("tasks.list_tasks", _l("Tasks"), "task", "tasks.read", "g t"),
+            Entry("tasks.list_tasks", _l("Tasks"), "task", "tasks.read", "g t", ("/executions",)),
             Entry("packages.list_versions", _l("Versions"), "version", "versions.read", "g v"),
             Entry("rollouts.list_rollouts", _l("Rollouts"), "rollout", "rollouts.read", "g r"),
             Entry("services.list_services", _l("Services"), "service", "services.read"),
@@ -121,7 +123,7 @@ def _items(section: Section, actor: Actor) -> list[dict[str, Any]]:
             "label": entry.label,
             "icon": entry.icon,
             "shortcut": entry.shortcut,
-            "current": f"{request.path}/".startswith(f"{url_for(entry.endpoint)}/"),
+            "current": any(f"{request.path}/".startswith(f"{at}/") for at in (url_for(entry.endpoint), *entry.also)),
             "count": _count(entry.endpoint),
         }
         for entry in section.entries

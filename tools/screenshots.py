@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from flask_migrate import upgrade
 from playwright.sync_api import Page
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from app.audit.actions import record
 from app.audit.models import AuditRow
@@ -25,6 +25,7 @@ from app.kernel.access import Actor
 from app.kernel.clock import now
 from app.kernel.db import db, in_transaction
 from app.kernel.secrets import Keys, create_missing_keys, load_keys
+from app.nodes.models import NodeGroup
 from app.people import actions
 from app.people.identity import COOKIE
 from app.people.models import User
@@ -35,6 +36,8 @@ from tests.browser import Browser
 from tests.services import Redis
 from tests.web.server import WebServer
 from tools.screenshot_fleet import made_up_fleet
+from tools.screenshot_runs import made_up_runs
+from tools.screenshot_tasks import made_up_tasks
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = ROOT / "docs" / "images"
@@ -111,6 +114,34 @@ SHOTS = (
     Shot("enrolment", "/enrollment"),
     Shot("queue", "/enrollment/queue"),
     Shot("events", "/events"),
+    Shot("tasks", "/tasks"),
+    Shot("tasks-nothing", "/tasks?keyword=zzz"),
+    Shot("task", "/tasks/{task}"),
+    Shot("task-new", "/tasks/new?target_type=selector&target_value=env%3Dprod"),
+    Shot("task-new-schedule", "/tasks/{task}/edit"),
+    Shot("task-new-template", "/tasks/new?template={template}&target_type=tag&target_value=canary"),
+    Shot("task-new-file", "/tasks/new?target_type=node&target_value={node}", "label[for=f-type-file]"),
+    Shot("task-new-wrong", "/tasks/new?template={template}", "form [value=save]:not(.sr)"),
+    Shot("task-execute", "/tasks/{task}/execute"),
+    Shot("task-delete", "/tasks/{task}/delete"),
+    Shot("templates", "/tasks/templates"),
+    Shot("template", "/tasks/templates/{template}"),
+    Shot("template-ready", "/tasks/templates/library/clean-up"),
+    Shot("template-edit", "/tasks/templates/{template}/edit"),
+    Shot("runs", "/executions"),
+    Shot("runs-nothing", "/executions?keyword=zzz"),
+    Shot("run", "/executions/{run}"),
+    Shot("run-going", "/executions/{run_going}"),
+    Shot("run-output", "/executions/{run_going}/output"),
+    Shot("run-groups", "/executions/{run}/groups"),
+    Shot("run-compare", "/executions/{run}/compare"),
+    Shot("run-difference", "/executions/{run}/records/{record}/difference?with={record_before}"),
+    Shot("run-cancel", "/executions/{run_going}/cancel"),
+    Shot("record", "/executions/{run}/records/{record}"),
+    Shot("record-live", "/executions/{run_going}/records/{record_live}"),
+    Shot("record-waiting", "/executions/{run_going}/records/{record_waiting}"),
+    Shot("record-hostile", "/executions/{run_hostile}/records/{record_hostile}"),
+    Shot("node-tasks", "/nodes/{node}/tasks"),
 )
 MANUAL = ("sign-in", "users", "audit", "dashboard", "nodes")
 
@@ -120,7 +151,7 @@ class Stage(NamedTuple):
 
     url: str
     cookie: str
-    numbers: dict[str, int]
+    numbers: dict[str, object]
 
 
 @contextlib.contextmanager
@@ -135,7 +166,7 @@ def stage(is_development: bool, hosts: int) -> Iterator[Stage]:
             yield Stage(server.url, cookie, numbers)
 
 
-def _furnish(settings: Settings, keys: Keys, hosts: int) -> tuple[str, dict[str, int]]:
+def _furnish(settings: Settings, keys: Keys, hosts: int) -> tuple[str, dict[str, object]]:
     app = create_app(settings, keys=keys)
     with app.app_context():
         upgrade()
@@ -148,7 +179,11 @@ def _furnish(settings: Settings, keys: Keys, hosts: int) -> tuple[str, dict[str,
         here = Actor(ip="127.0.0.1", user_agent=BROWSER)
         cookie = in_transaction(session, lambda: actions.open_browser_session(session, here, users["alice"], PASSWORD))
         in_transaction(session, lambda: _spread_over_time(users))
-        numbers = {"bob": users["bob.meyer"].id, "node": made_up_fleet(hosts)}
+        bob = users["bob.meyer"].id  # asked before, so that no transaction of this session stands open
+        node = made_up_fleet(hosts)
+        numbers: dict[str, object] = {"bob": bob, "node": node}
+        numbers |= made_up_runs(app)
+        numbers |= made_up_tasks(node, db.session.scalars(select(NodeGroup.id)).first() or 0)
         db.session.remove()
         db.engine.dispose()
     return cookie, numbers

@@ -57,6 +57,8 @@ class NewTarget(NamedTuple):
     node_id: int
     subject: str = ""
     payload: Mapping[str, Any] | None = None
+    hostname: str | None = None
+    """Of a member of the fleet, by whoever has just looked; else it is looked up, and whoever is no member refused."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ def start_fanout(session: Session, actor: Actor, plan: Plan, targets: Sequence[N
     wanted = {(target.node_id, target.subject): target for target in targets}
     if not wanted:
         raise BadParameter(_("No host is selected."))
-    names = _hostnames(session, {node_id for node_id, _subject in wanted})
+    names = {target.node_id: target.hostname for target in wanted.values() if target.hostname is not None}
+    names |= _hostnames(session, {node_id for node_id, _subject in wanted} - names.keys())
     fanout = _row(actor, plan, len(wanted))
     rows = [
         _target(key, names[target.node_id], None if target.payload is None else payload_text(target.payload))

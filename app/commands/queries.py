@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, func, select
+from sqlalchemy import ColumnElement, Row, Select, case, func, select
 from sqlalchemy.orm import Session, aliased
 
 from app.commands.hooks import hooks
 from app.commands.models import (
+    CANCELLED,
     DONE,
+    ERRORS,
     ISSUED,
     PAUSED,
     RETRYING,
@@ -37,7 +39,23 @@ STATUS_OF = dict.fromkeys((*UNISSUED, ISSUED), "pending") | {
 FANOUTS_SORTABLE = {"id": Fanout.id, "created_at": Fanout.created_at, "finished_at": Fanout.finished_at}
 NOTHING_TOLD = Command(stdout_bytes=0, stderr_bytes=0, is_truncated=False)
 """For targets without a command: everything that a host would have told is None."""
-TARGETS_SORTABLE = {"id": Target.id, "hostname": Target.hostname, "finished_at": Target.finished_at}
+URGENCY = case(
+    (Target.state.in_(ERRORS), 0),
+    (Target.state == STARTED, 1),
+    (Target.state == ISSUED, 2),
+    (Target.state.in_(UNISSUED), 3),
+    (Target.state == CANCELLED, 4),
+    else_=5,
+)
+"""What somebody should look at comes first: failures, then what goes on."""
+_PRESENT = (Command.target_id == Target.id, Command.attempt == Target.attempt)
+TARGETS_SORTABLE = {
+    "id": Target.id,
+    "hostname": Target.hostname,
+    "finished_at": Target.finished_at,
+    "status": URGENCY,
+    "duration_ms": select(Command.duration_ms).where(*_PRESENT).correlate(Target).scalar_subquery(),
+}
 
 
 @dataclass(frozen=True)

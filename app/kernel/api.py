@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import wraps
 from http import HTTPStatus
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from flask import Blueprint, Response, request
 from flask_babel import gettext as _
@@ -72,11 +72,22 @@ class Operation:
     summary: str
     body: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
+    upload: Callable[[], "Uploaded"] | None = None
+    """Takes the file of a multipart request to the disk, before anything else; the view gets it as `uploaded`."""
+    media: Sequence[str] = ()
+    """Types of the answer, if it is no envelope."""
     returns: Any = None
     status: int = HTTPStatus.OK
     errors: Sequence[type[AppError]] = ()
     is_idempotent: bool = False
     deprecated: bool = False
+
+
+class Uploaded(Protocol):
+    """A file that has come. The same request sent again has the same fingerprint."""
+
+    @property
+    def fingerprint(self) -> str: ...
 
 
 @dataclass
@@ -125,6 +136,8 @@ def _handler(operation: Operation, view: Callable[..., Any]) -> Callable[..., Re
             raise BadParameter(errors=field_errors(_no_fields(request.args)))
         if operation.body is not None:
             given["body"] = _body(operation.body)
+        if operation.upload is not None:
+            given["uploaded"] = operation.upload()
         if operation.method == "GET":
             return _answer(operation, view(**given))
         return in_transaction(db.session(), lambda: _change(operation, view, given))
@@ -137,7 +150,8 @@ def _change(operation: Operation, view: Callable[..., Any], given: Mapping[str, 
     key = request.headers.get("Idempotency-Key")
     if not operation.is_idempotent or key is None:
         return _answer(operation, view(**given))
-    return idempotency.once(db.session(), current_actor(), key, lambda: _answer(operation, view(**given)))
+    content = given["uploaded"].fingerprint if operation.upload is not None else request.get_data().hex()
+    return idempotency.once(db.session(), current_actor(), key, content, lambda: _answer(operation, view(**given)))
 
 
 def _answer(operation: Operation, result: Any) -> Response:

@@ -40,15 +40,16 @@ class IdempotentAnswer(Base):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now, index=True)
 
 
-def once(session: Session, actor: Actor, key: str, work: Callable[[], Response]) -> Response:
+def once(session: Session, actor: Actor, key: str, content: str, work: Callable[[], Response]) -> Response:
     """Answer from memory if this caller sent this request before; else do the work and remember, in its transaction.
+    `content` stands for the request's body.
 
     The key is claimed before the work begins, so whoever sends the same at the same moment waits for the first one.
     """
     if not KEY.fullmatch(key):
         raise BadParameter(errors=[FieldError("Idempotency-Key", _("1 to 200 letters, digits or signs are expected."))])
     key_hash = _hash(str(actor.user_id), key)
-    request_hash = _hash(request.method, request.full_path, request.get_data().hex())
+    request_hash = _hash(request.method, request.full_path, content)
     for _attempt in range(ATTEMPTS):
         if answer := _remembered(session, key_hash, request_hash):
             return answer

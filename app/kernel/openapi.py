@@ -76,6 +76,10 @@ def _operation(room: ApiRoom, operation: Operation, references: Mapping[Any, Any
         schema = references[(operation.body, "validation")]
         is_needed = any(field.is_required() for field in operation.body.model_fields.values())
         described["requestBody"] = {"required": is_needed, "content": {"application/json": {"schema": schema}}}
+    if operation.upload is not None:
+        file = {"type": "string", "format": "binary", "contentMediaType": "application/octet-stream"}
+        form = {"type": "object", "required": ["file"], "properties": {"file": file}}
+        described["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": form}}}
     if operation.deprecated:
         described["deprecated"] = True
     return described
@@ -129,6 +133,9 @@ def _header_parameters(operation: Operation) -> Iterable[dict[str, Any]]:
 def _responses(operation: Operation, references: Mapping[Any, Any]) -> dict[str, Any]:
     data = {"type": "null"} if operation.returns is None else references[(operation.returns, "serialization")]
     answers = {str(int(operation.status)): _success(data)}
+    if operation.media:
+        content = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in operation.media}
+        answers = {str(int(operation.status)): {"description": "Success", "content": content}}
     for status, kinds in sorted(_errors(operation).items()):
         codes = ", ".join(str(kind.code) for kind in sorted(kinds, key=lambda kind: kind.code))
         content = {"application/json": {"schema": {"$ref": "#/components/schemas/Failure"}}}
@@ -163,7 +170,7 @@ def _errors(operation: Operation) -> dict[int, set[type[AppError]]]:
     }
     if operation.permission != PUBLIC:
         kinds.add(Forbidden)
-    if operation.body is not None:
+    if operation.body is not None or operation.upload is not None:
         kinds.add(TooLarge)
     if "<" in operation.rule:
         kinds.add(NotFound)

@@ -4,6 +4,7 @@ import logging
 import random
 from collections.abc import Collection
 from functools import partial
+from threading import BoundedSemaphore
 from typing import Any
 
 from flask import Blueprint, Response, current_app, request, send_file
@@ -22,7 +23,7 @@ from app.kernel.draining import ENVIRON_KEY
 from app.kernel.logs import log_context
 from app.kernel.pki import to_pem
 from app.kernel.telemetry import HELD_POLLS
-from app.kernel.wake import CHECK_IN, LIVE, REVOKED
+from app.kernel.wake import CHECK_IN, COMMAND, LIVE, REVOKED
 from app.link import live
 from app.link.checkin import ChallengeError, standing, take_checkin
 from app.link.edges import Rates, answer, body, raw_body, refused
@@ -55,6 +56,11 @@ log = logging.getLogger(__name__)
 gateway = Blueprint("link", __name__, url_prefix="/daemon/v1")
 PENDING_POLL_S = 5
 READABLE = 1
+GIVE_WAY_S = 3.0
+"""At most so long do reports wait while many hosts are still to be handed their commands: work begins first."""
+REPORTS_AT_ONCE = 20
+"""More would only wait for the database, for a connection or its lock, until they are refused."""
+_reporting = BoundedSemaphore(REPORTS_AT_ONCE)
 
 
 def waiters() -> Waiters:
@@ -268,7 +274,7 @@ def _ready(found: Peer, have: tuple[str, ...], reasons: Collection[str] = ()) ->
         return None
     session = db.session()
     with reading():
-        has_work = _check_instance(session, found) or bool(have) or found.state == "candidate"
+        has_work = COMMAND in reasons or _check_instance(session, found) or bool(have) or found.state == "candidate"
         session.rollback()
     orders = in_transaction(session, lambda: _hand_out(session, found, have)) if has_work else []
     is_watched = LIVE in reasons or found.node_id in waiters().watched
@@ -319,7 +325,9 @@ def _take_reports(found: Peer, messages: tuple[Any, ...]) -> list[Any]:
         _check_instance(session, found)
         return commands.take_reports(session, found.node_id, messages)
 
-    return in_transaction(session, take)
+    waiters().has_none.wait(GIVE_WAY_S)
+    with _reporting:
+        return in_transaction(session, take)
 
 
 @gateway.post("/live")

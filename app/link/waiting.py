@@ -65,7 +65,8 @@ class Waiters:
         self._lost: dict[int, datetime] = {}
         self._backlog: dict[int, None] = {}
         self._answered: set[Waiter] = set()
-        self.has_backlog = threading.Event()
+        self.has_backlog, self.has_none = threading.Event(), threading.Event()
+        self.has_none.set()
         self.known = KnownPeers()
         self.watched: set[int] = set()
         """Hosts that somebody looks at, as of a second ago."""
@@ -98,6 +99,7 @@ class Waiters:
         held = [node_id for node_id in node_ids if node_id in self._held]
         if why == COMMAND and len(held) > ANSWERED_AT_ONCE:
             self._backlog |= dict.fromkeys(held)
+            self.has_none.clear()
             self.has_backlog.set()
             return
         for node_id in held:
@@ -113,6 +115,7 @@ class Waiters:
                 waiter.wake(COMMAND)
         if not self._backlog:
             self.has_backlog.clear()
+            self.has_none.set()
 
     def wake_others(self, node_id: int, instance: str) -> None:
         """A new instance of a Daemon was accepted: a poll that an older one still holds is over."""

@@ -25,7 +25,7 @@ TABS = (
     Tab("agents.list_node_agents", _l("Agents"), "agents.read"),
     Tab("metrics.show_node_metrics", _l("Metrics"), "metrics.read"),
     Tab("live.show_live", _l("Live"), "metrics.read"),
-    Tab("tasks.list_node_records", _l("Tasks"), "tasks.read"),
+    Tab("records.list_node_records", _l("Tasks"), "tasks.read"),
     Tab("node.list_events", _l("Events"), "events.read"),
     Tab("node.show_identity", _l("Identity"), "nodes.read"),
 )

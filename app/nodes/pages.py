@@ -56,7 +56,7 @@ EXAMPLES = (
     ("node:web-* status=offline", _l("host names with * and ?")),
 )
 OTHER_ROOMS = {
-    "run": ("tasks.new_task", "play", _l("Run a task")),
+    "run": ("task_form.new_task", "play", _l("Run a task")),
     "update": ("rollouts.new_rollout", "rollout", _l("Update")),
 }
 """What rooms above do with the chosen nodes, once they are there: their page gets the nodes as its target."""

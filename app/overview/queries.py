@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
 
-from sqlalchemy import and_, case, func, or_, select
+from sqlalchemy import Row, and_, case, func, or_, select
 from sqlalchemy.orm import Session
 
+from app.agents.models import NodeAgent
 from app.agents.queries import status_counts as agent_counts
 from app.events.models import Event
 from app.events.queries import recent_events, recent_troubles
@@ -20,6 +21,7 @@ from app.nodes.queries import WITH_NAMES, mentions, status_counts
 from app.nodes.selecting import members
 from app.nodes.words import HIGH, VERY_HIGH
 from app.people.models import User
+from app.tasks.models import Task
 
 EVENTS_SHOWN = 10
 MOST_CELLS = 2000
@@ -166,15 +168,18 @@ class Found:
     nodes: Sequence[Node] = ()
     groups: Sequence[NodeGroup] = ()
     users: Sequence[User] = ()
+    agents: Sequence[Row[str, int]] = ()
+    """Names, and on how many hosts there is one."""
+    tasks: Sequence[Task] = ()
     more_nodes: bool = False
 
     @property
     def total(self) -> int:
-        return len(self.nodes) + len(self.groups) + len(self.users)
+        return sum(map(len, (self.nodes, self.groups, self.users, self.agents, self.tasks)))
 
 
 def search(session: Session, text: str, *, with_users: bool) -> Found:
-    """Nodes by name, address, tag or label (also those who wait or were turned away), groups, users."""
+    """Nodes by name, address, tag or label (also those who wait or were turned away), agents, tasks, groups, users."""
     if not text:
         return Found()
     is_exact = case(
@@ -186,8 +191,12 @@ def search(session: Session, text: str, *, with_users: bool) -> Found:
     users = select(User).where(
         or_(User.username.icontains(text, autoescape=True), User.email.icontains(text, autoescape=True))
     )
+    agents = select(NodeAgent.name, func.count()).where(NodeAgent.name.icontains(text, autoescape=True))
+    tasks = select(Task).where(Task.name.icontains(text, autoescape=True)).order_by(Task.name, Task.id)
     return Found(
         nodes=found[:FOUND_SHOWN],
+        agents=session.execute(agents.group_by(NodeAgent.name).order_by(NodeAgent.name).limit(FOUND_SHOWN)).all(),
+        tasks=session.scalars(tasks.limit(FOUND_SHOWN)).all(),
         groups=session.scalars(groups.limit(FOUND_SHOWN)).all(),
         users=session.scalars(users.order_by(User.username).limit(FOUND_SHOWN)).all() if with_users else (),
         more_nodes=len(found) > FOUND_SHOWN,

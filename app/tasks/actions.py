@@ -15,6 +15,8 @@ from app.kernel.errors import BadParameter, Conflict, FieldError, NotFound
 from app.tasks.contents import Parameter, check_content, check_definitions, check_parameters
 from app.tasks.cron import next_time
 from app.tasks.errors import NotInThisState
+from app.tasks.file_queries import file_id_of
+from app.tasks.files import with_file
 from app.tasks.library import BY_KEY
 from app.tasks.models import ENABLED, Task, TaskRun, TaskTemplate
 from app.tasks.policy import check_root
@@ -95,6 +97,7 @@ def update_task(session: Session, actor: Actor, task_id: int, values: TaskUpdate
 def _check(session: Session, task: Task) -> None:
     """What concerns several fields; and when it runs next."""
     condition_of(session, task.target_type, task.target_value)
+    task.content, task.file_id = with_file(session, task.type, task.content), file_id_of(task.type, task.content)
     if not task.template_id:
         for name in task.parameters:
             if not name.replace("_", "a").isalnum() or not name[:1].isalpha() or not name.isascii():
@@ -169,7 +172,7 @@ def _fill(session: Session, template: TaskTemplate, values: TemplateIn) -> None:
         raise Conflict(errors=[FieldError("name", _("There is a template of this name already."))])
     check_definitions(values.parameters)
     template.name, template.description, template.type = values.name, values.description, values.type
-    template.content = check_content(values.type, values.content)
+    template.content = with_file(session, values.type, check_content(values.type, values.content))
     template.parameters = [parameter.model_dump() for parameter in values.parameters]
 
 

@@ -9,7 +9,7 @@ from app.kernel.clock import now
 from app.kernel.db import db
 from app.kernel.errors import Conflict, NotFound
 from app.kernel.paging import Page
-from app.tasks import actions, queries, running
+from app.tasks import actions, following, queries, running
 from app.tasks.cron import next_times
 from app.tasks.errors import NotInThisState, TaskNotFound
 from app.tasks.library import LIBRARY
@@ -21,6 +21,8 @@ from app.tasks.schemas import (
     RecordQuery,
     RetryIn,
     RunOut,
+    RunOutputOut,
+    RunOutputQuery,
     RunQuery,
     RunStarted,
     ScheduleIn,
@@ -204,15 +206,26 @@ def cancel_record(execution_id: UUID, record_id: int) -> dict[str, Any]:
 @api.get(
     "/executions/<uuid:execution_id>/records/<id:record_id>/output",
     permission="tasks.read",
-    summary="What a record's program wrote, from an offset on",
+    summary="What a record's program wrote, from an offset on; waits for it if asked to",
     query=OutputQuery,
     returns=OutputOut,
     errors=(NotFound,),
 )
 def show_output(execution_id: UUID, record_id: int, query: OutputQuery) -> dict[str, Any]:
-    run = queries.run_by_uuid(db.session(), str(execution_id))
-    view = queries.record_view(db.session(), run, record_id)
-    return queries.output_after(db.session(), view, query.stream, query.offset)
+    asked = query.stream, query.offset, query.attempt, query.wait_s
+    return following.record_output(str(execution_id), record_id, *asked)
+
+
+@api.get(
+    "/executions/<uuid:execution_id>/output",
+    permission="tasks.read",
+    summary="What all hosts of a run wrote, in the order in which it came",
+    query=RunOutputQuery,
+    returns=RunOutputOut,
+    errors=(NotFound,),
+)
+def show_run_output(execution_id: UUID, query: RunOutputQuery) -> dict[str, Any]:
+    return following.run_output(str(execution_id), query.after or "", query.wait_s, query.record_id, query.newest)
 
 
 @api.get(

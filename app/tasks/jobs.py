@@ -1,11 +1,11 @@
-"""What the scheduler has done for tasks: whatever is due begins."""
+"""What the scheduler has done for tasks: whatever is due begins, files that nobody needs go."""
 
 import logging
 from functools import partial
 
 from app.kernel.clock import now
 from app.kernel.db import db, in_transaction, is_away, reading
-from app.tasks import running
+from app.tasks import files, running
 
 log = logging.getLogger(__name__)
 
@@ -22,3 +22,10 @@ def run_due_tasks() -> None:
             if is_away(error):
                 raise
             log.exception("task %d could not be run", task_id)
+
+
+def tidy_files() -> None:
+    session = db.session()
+    in_transaction(session, lambda: files.forget_unneeded(session))
+    with reading():
+        in_transaction(session, lambda: files.remove_orphans(session))

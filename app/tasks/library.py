@@ -21,8 +21,13 @@ class Ready:
     name: LazyString
     description: LazyString
     script: str
-    parameters: tuple[dict[str, Any], ...] = field(default=())
+    asks: tuple[dict[str, Any], ...] = field(default=())
     type: str = "script"
+
+    @property
+    def parameters(self) -> list[dict[str, Any]]:
+        """What it asks for, in the reader's language."""
+        return [one | {"description": str(one["description"])} for one in self.asks]
 
     @property
     def content(self) -> dict[str, Any]:
@@ -126,12 +131,14 @@ fi
 """
 
 
-def _text(name: str, default: str | None = None, pattern: str = PATH) -> dict[str, Any]:
-    return {"name": name, "type": "string", "required": default is None, "default": default, "pattern": pattern}
+def _text(name: str, description: LazyString, default: str | None = None, pattern: str = PATH) -> dict[str, Any]:
+    asked = {"name": name, "type": "string", "required": default is None, "default": default, "pattern": pattern}
+    return asked | {"description": description}
 
 
-def _number(name: str, default: int, most: int) -> dict[str, Any]:
-    return {"name": name, "type": "integer", "required": True, "default": default, "minimum": 0, "maximum": most}
+def _number(name: str, description: LazyString, default: int, most: int) -> dict[str, Any]:
+    asked = {"name": name, "type": "integer", "required": True, "default": default, "minimum": 0, "maximum": most}
+    return asked | {"description": description}
 
 
 LIBRARY = (
@@ -140,14 +147,17 @@ LIBRARY = (
         _l("Disk usage"),
         _l("Shows every file system and fails where one is fuller than the limit."),
         DISK_USAGE,
-        (_number("LIMIT", 90, 100),),
+        (_number("LIMIT", _l("Percent from which on a file system counts as full"), 90, 100),),
     ),
     Ready(
         "restart-service",
         _l("Restart a service"),
         _l("With systemd or SysV; shows its state afterwards and fails if it does not run."),
         RESTART_SERVICE,
-        (_text("SERVICE", pattern=NAME), _number("WAIT_S", 2, 60)),
+        (
+            _text("SERVICE", _l("Name of the service, such as nginx"), pattern=NAME),
+            _number("WAIT_S", _l("Seconds before its state is looked at"), 2, 60),
+        ),
     ),
     Ready(
         "patch-level",
@@ -161,9 +171,9 @@ LIBRARY = (
         _l("Packs the log files of the last days into one archive on the host."),
         COLLECT_LOGS,
         (
-            _text("DIRECTORY", "/var/log"),
-            _text("TARGET", "/var/tmp"),  # noqa: S108  # nosec B108
-            _number("DAYS", 1, 365),
+            _text("DIRECTORY", _l("Where the log files are"), "/var/log"),
+            _text("TARGET", _l("Where the archive is put"), "/var/tmp"),  # noqa: S108  # nosec B108
+            _number("DAYS", _l("Only files of so many days"), 1, 365),
         ),
     ),
     Ready(
@@ -171,7 +181,7 @@ LIBRARY = (
         _l("Rotate an SSH key"),
         _l("Makes a new Ed25519 key, keeps the one before beside it, and shows the public half."),
         ROTATE_KEY,
-        (_text("FILE"),),
+        (_text("FILE", _l("Path of the private key")),),
     ),
     Ready(
         "busiest-processes",
@@ -179,8 +189,15 @@ LIBRARY = (
         _l("Those that use most CPU or memory."),
         BUSIEST,
         (
-            {"name": "BY", "type": "choice", "required": True, "default": "pcpu", "choices": ["pcpu", "pmem"]},
-            _number("COUNT", 10, 100),
+            {
+                "name": "BY",
+                "type": "choice",
+                "required": True,
+                "default": "pcpu",
+                "choices": ["pcpu", "pmem"],
+                "description": _l("pcpu: CPU; pmem: memory"),
+            },
+            _number("COUNT", _l("How many are shown"), 10, 100),
         ),
     ),
     Ready(
@@ -189,9 +206,15 @@ LIBRARY = (
         _l("Counts files that were not changed for so many days; deletes them only if told so."),
         CLEAN_UP,
         (
-            _text("DIRECTORY"),
-            _number("DAYS", 30, 3650),
-            {"name": "DELETE", "type": "boolean", "required": True, "default": False},
+            _text("DIRECTORY", _l("Below /tmp, /var/tmp, /var/log, /var/cache, /srv, /opt or /home")),
+            _number("DAYS", _l("Only files that were not changed for so many days"), 30, 3650),
+            {
+                "name": "DELETE",
+                "type": "boolean",
+                "required": True,
+                "default": False,
+                "description": _l("Delete them; otherwise they are only counted"),
+            },
         ),
     ),
 )

@@ -1,4 +1,4 @@
-"""Tables of tasks: definitions, templates, which fan-outs are their runs, and what hosts wrote meanwhile.
+"""Tables of tasks: definitions, templates, which fan-outs are their runs, what hosts wrote meanwhile, and files.
 
 A run's state is its fan-out's, a record's is its target's and command's (docs/decisions/0010): here is only what the
 engine does not know.
@@ -50,6 +50,8 @@ class Task(Base):
     type: Mapped[str] = mapped_column(Name(16))
     content: Mapped[dict[str, Any]] = mapped_column(Json)
     parameters: Mapped[dict[str, Any]] = mapped_column(Json, default=dict)
+    file_id: Mapped[int | None] = mapped_column(BigId, index=True)
+    """The upload that its content names, so that it can be asked for."""
     template_id: Mapped[int | None] = mapped_column(ForeignKey(TaskTemplate.id, ondelete="SET NULL"))
     target_type: Mapped[str] = mapped_column(Name(16))
     target_value: Mapped[list[Any]] = mapped_column(Json, default=list)
@@ -85,6 +87,8 @@ class TaskRun(Base):
     task_name: Mapped[str] = mapped_column(Name(128))
     triggered_by: Mapped[str] = mapped_column(Name(16), default=MANUAL)
     scheduled_for: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    file_id: Mapped[int | None] = mapped_column(BigId, index=True)
+    """The upload that its hosts fetch."""
 
     fanout: Mapped[Fanout] = relationship(lazy="joined")
 
@@ -96,14 +100,50 @@ class TaskOutput(Base):
     __table_args__ = (
         UniqueConstraint("command_id", "seq"),
         Index("ix_task_outputs_command_id_stream_offset", "command_id", "stream", "offset"),
+        Index("ix_task_outputs_fanout_id_id", "fanout_id", "id"),
         TABLE_OPTIONS,
     )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     command_id: Mapped[int] = mapped_column(ForeignKey(Command.id, ondelete="CASCADE"))
+    fanout_id: Mapped[int] = mapped_column(BigId)
+    """Its run's: pieces of all hosts are read in the order of their ids."""
     seq: Mapped[int] = mapped_column(BigId)
     stream: Mapped[str] = mapped_column(Name(8))
     offset: Mapped[int] = mapped_column(BigId)
     size: Mapped[int]
     data: Mapped[bytes] = mapped_column(Bytes)
     is_cut: Mapped[bool] = mapped_column(default=False)
+    arrived_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+
+
+class TaskFile(Base):
+    """A file that somebody brought here, for tasks to put on hosts. Its bytes lie in the store under `place`."""
+
+    __tablename__ = "task_files"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    name: Mapped[str] = mapped_column(Name(255), index=True)
+    """What people call it. It never becomes a path."""
+    size: Mapped[int] = mapped_column(BigId)
+    sha256: Mapped[str] = mapped_column(Name(64), index=True)
+    place: Mapped[str] = mapped_column(Name(32), unique=True)
+    created_by: Mapped[str] = mapped_column(Name(64), default="")
+    created_by_id: Mapped[int | None] = mapped_column(BigId)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    last_used_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now, index=True)
+    """When it was brought, or last put into a task or run."""
+
+
+class FetchedFile(Base):
+    """A file that a `download` brings from a host, complete once all of it is here and its sha256 is known."""
+
+    __tablename__ = "task_fetched_files"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    command_id: Mapped[int] = mapped_column(ForeignKey(Command.id, ondelete="CASCADE"), unique=True)
+    name: Mapped[str] = mapped_column(Name(255))
+    size: Mapped[int] = mapped_column(BigId)
+    sha256: Mapped[str | None] = mapped_column(Name(64))
+    place: Mapped[str] = mapped_column(Name(32), unique=True)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)

@@ -1,9 +1,10 @@
 """Reading tasks, templates, runs, their records and what hosts wrote."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, LargeBinary, and_, exists, func, or_, select
+from sqlalchemy import ColumnElement, LargeBinary, Select, and_, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from app.commands import queries as commands
@@ -30,11 +31,15 @@ TASKS_SORTABLE = {
     "next_run_at": Task.next_run_at,
 }
 TEMPLATES_SORTABLE = {"id": TaskTemplate.id, "name": TaskTemplate.name, "updated_at": TaskTemplate.updated_at}
-RUNS_SORTABLE = {"id": TaskRun.id, "created_at": Fanout.created_at, "finished_at": Fanout.finished_at}
+RUNS_SORTABLE = {
+    "id": TaskRun.id,
+    "task_name": TaskRun.task_name,
+    "created_at": Fanout.created_at,
+    "finished_at": Fanout.finished_at,
+}
 SHOWN_WITH_RECORD = 64 * 1024
 """Bytes of each stream that are shown with a record; all of it is read by its own address."""
 PIECES_WITH_RECORD = 1000
-READ_AT_ONCE = 256 * 1024
 
 
 def task_by_id(session: Session, task_id: int) -> Task:
@@ -107,8 +112,13 @@ def run_by_uuid(session: Session, uuid: str) -> TaskRun:
     return run
 
 
-def runs(session: Session, query: RunQuery) -> Page[TaskRun]:
+def runs(session: Session, query: RunQuery, *conditions: ColumnElement[bool]) -> Page[TaskRun]:
     """Newest first."""
+    return paginate(session, runs_found(query).where(*conditions), query, RUNS_SORTABLE, "-id")
+
+
+def runs_found(query: RunQuery) -> Select[TaskRun]:
+    """What its filters leave."""
     found = select(TaskRun).join(Fanout, Fanout.id == TaskRun.fanout_id)
     if query.task_id is not None:
         found = found.where(TaskRun.task_id == query.task_id)
@@ -118,7 +128,7 @@ def runs(session: Session, query: RunQuery) -> Page[TaskRun]:
         found = found.where(matches(TaskRun.task_name, f"*{query.keyword.strip('*')}*"))
     if query.status is not None:
         found = found.where(_has_status(query.status))
-    return paginate(session, found, query, RUNS_SORTABLE, "-id")
+    return found
 
 
 def _has_status(status: str) -> ColumnElement[bool]:
@@ -165,9 +175,14 @@ def shown_runs(session: Session, found: Iterable[TaskRun]) -> list[dict[str, Any
     ]
 
 
-def shown_records(session: Session, run: TaskRun, query: RecordQuery) -> list[dict[str, Any]]:
+def records(session: Session, run: TaskRun, query: RecordQuery) -> Page[TargetView]:
     asked = TargetQuery(**query.model_dump(exclude_unset=True, exclude={"output"}) | {"page_size": query.page_size})
     found = commands.targets(session, run.fanout, asked, *([] if query.output is None else [_wrote(query.output)]))
+    return replace(found, query=query.model_dump(mode="json", exclude_unset=True, exclude_none=True, exclude={"page"}))
+
+
+def shown_records(session: Session, run: TaskRun, query: RecordQuery) -> list[dict[str, Any]]:
+    found = records(session, run, query)
     outputs = _beginnings(session, [view.command_id for view in found.items if view.command_id is not None])
     return [_record(view, outputs) for view in found.items]
 
@@ -195,7 +210,7 @@ def _beginnings(session: Session, command_ids: Sequence[int]) -> dict[tuple[int,
     asked = select(*of_stream, data).join(first, first.c.id == TaskOutput.id).where(first.c.place <= PIECES_WITH_RECORD)
     pieces: dict[tuple[int, str], list[bytes]] = {}
     for command_id, stream, piece in session.execute(asked.order_by(*of_stream, TaskOutput.offset)):
-        pieces.setdefault((command_id, stream), []).append(piece)
+        pieces.setdefault((command_id, stream), []).append(piece or b"")  # of nothing, SQLite's substr is NULL
     return {key: b"".join(found).decode(errors="replace") for key, found in pieces.items()}
 
 
@@ -204,49 +219,6 @@ def record_view(session: Session, run: TaskRun, record_id: int) -> TargetView:
     if session.scalar(mine) is None:
         raise NotFound
     return commands.target_views(session, [record_id])[0]
-
-
-def output_after(session: Session, view: TargetView, stream: str, offset: int) -> dict[str, Any]:
-    """What came after so many bytes. A character whose last bytes are still to come is kept back until then."""
-    is_over = view.status not in ("pending", "running")
-    asked = select(TaskOutput).where(TaskOutput.command_id == (view.command_id or 0), TaskOutput.stream == stream)
-    later = asked.where(TaskOutput.offset + TaskOutput.size > offset).order_by(TaskOutput.offset).limit(16)
-    data, is_cut, end = b"", False, offset
-    for piece in session.scalars(later):
-        if piece.offset > end or len(data) >= READ_AT_ONCE:
-            break  # a piece before it has not come yet
-        data += piece.data[end - piece.offset :]
-        end, is_cut = piece.offset + piece.size, is_cut or piece.is_cut
-    last = (
-        session.scalar(
-            select(func.max(TaskOutput.offset + TaskOutput.size)).where(
-                TaskOutput.command_id == (view.command_id or 0), TaskOutput.stream == stream
-            )
-        )
-        or 0
-    )
-    is_complete = is_over and end >= last
-    if not is_complete:
-        data = data[: _whole_characters(data)]
-    return {
-        "stream": stream,
-        "offset": offset,
-        "next_offset": offset + len(data),
-        "data": data.decode(errors="replace"),
-        "truncated": is_cut or view.truncated,
-        "is_complete": is_complete,
-    }
-
-
-def _whole_characters(data: bytes) -> int:
-    """How many bytes end with a whole character of UTF-8; at most three are left over."""
-    for back in range(1, min(4, len(data)) + 1):
-        byte = data[-back]
-        if byte & 0xC0 == 0x80:
-            continue
-        wanted = 4 if byte >= 0xF0 else 3 if byte >= 0xE0 else 2 if byte >= 0xC0 else 1
-        return len(data) - back if wanted > back else len(data)
-    return len(data)
 
 
 def command_of(session: Session, view: TargetView) -> Command | None:

@@ -1,6 +1,6 @@
 """Runs of tasks: begun by people, programs and schedules; cancelled, tried again; and what their hosts write."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -10,30 +10,27 @@ from sqlalchemy.orm import Session
 
 from app.audit.actions import record
 from app.commands import fanouts
-from app.commands.fanouts import NewTarget, Plan
-from app.commands.hooks import Purpose
+from app.commands.fanouts import Plan
+from app.commands.hooks import Purpose, Settled
 from app.commands.models import Command, Fanout
 from app.events.actions import note
 from app.kernel.access import Actor, Role, authorize
 from app.kernel.clock import now, rfc3339
 from app.kernel.errors import BadParameter, Conflict, FieldError
+from app.kernel.wake import tell_after_commit
 from app.people.models import User
 from app.tasks.actions import is_running
 from app.tasks.cron import due, next_time
 from app.tasks.errors import NotInThisState
-from app.tasks.models import ENABLED, SCHEDULE, Task, TaskOutput, TaskRun
+from app.tasks.files import order_file
+from app.tasks.models import ENABLED, SCHEDULE, Task, TaskFile, TaskRun
 from app.tasks.policy import check_root, refuse
 from app.tasks.queries import run_by_uuid, task_by_id
+from app.tasks.taking import record_topic, run_topic
 from app.tasks.targeting import targets_of
-from protocol.commands import Output
 
 KIND, CANCEL_KIND, NAME = "task.run", "task.cancel", "task"
-OUTPUT_BYTES = 1024 * 1024
-"""Of each stream that are kept, whatever the host sends."""
-MOST_PIECES = 10_000
-"""Of one command: hosts number them from 0, so what has a higher number is too much."""
-LATE = timedelta(minutes=10)
-"""How long after a command's end its output is still waited for."""
+TOLD_AT_ONCE = 100
 PUNCTUAL = timedelta(seconds=60)
 """How late a due time may be taken up without being missed: a restart in the due minute must not lose it."""
 
@@ -54,13 +51,13 @@ def execute_task(session: Session, actor: Actor, task_id: int, triggered_by: str
 def _begin(
     session: Session, actor: Actor, task: Task, triggered_by: str, scheduled_for: datetime | None = None
 ) -> TaskRun:
-    nodes = targets_of(session, task.target_type, task.target_value)
-    if not nodes:
+    targets = targets_of(session, task.target_type, task.target_value)
+    if not targets:
         raise BadParameter(errors=[FieldError("target_value", _("No host fits."))])
     plan = Plan(
         NAME,
         KIND,
-        _payload(task),
+        _payload(task) | order_file(session, task.type, task.content),
         title=task.name,
         max_parallel=task.max_parallel,
         max_errors=task.max_errors,
@@ -69,8 +66,8 @@ def _begin(
         retries=task.retry_count,
         retry_interval_s=task.retry_interval,
     )
-    fanout = fanouts.start_fanout(session, actor, plan, [NewTarget(node_id) for node_id in nodes])
-    return _note_run(session, fanout, task.id, task.name, triggered_by, scheduled_for)
+    fanout = fanouts.start_fanout(session, actor, plan, targets)
+    return _note_run(session, fanout, task.id, task.name, triggered_by, task.file_id, scheduled_for)
 
 
 def _note_run(
@@ -79,10 +76,16 @@ def _note_run(
     task_id: int | None,
     task_name: str,
     triggered_by: str,
+    file_id: int | None,
     scheduled_for: datetime | None = None,
 ) -> TaskRun:
     run = TaskRun(
-        fanout=fanout, task_id=task_id, task_name=task_name, triggered_by=triggered_by, scheduled_for=scheduled_for
+        fanout=fanout,
+        task_id=task_id,
+        task_name=task_name,
+        triggered_by=triggered_by,
+        file_id=file_id,
+        scheduled_for=scheduled_for,
     )
     session.add(run)
     session.flush()
@@ -115,52 +118,28 @@ def cancel_record(session: Session, actor: Actor, uuid: str, record_id: int) -> 
 def retry_run(session: Session, actor: Actor, uuid: str, only: str, triggered_by: str) -> TaskRun:
     """Once more on the hosts that failed, as a run of its own, with what the first one was begun with."""
     run = run_by_uuid(session, uuid)
+    if run.file_id is not None and session.get(TaskFile, run.file_id) is None:
+        raise NotInThisState(_("The file of this run was deleted."))
     try:
         again = fanouts.retry_failed(session, actor, run.fanout_id)
     except Conflict as error:
         raise NotInThisState(error.message) from None
     after = {"execution_id": again.uuid, "repeats": uuid, "only": only}
     record(session, actor, "task.retry", "task", run.task_id, after=after)
-    return _note_run(session, again, run.task_id, run.task_name, triggered_by)
+    return _note_run(session, again, run.task_id, run.task_name, triggered_by, run.file_id)
 
 
-def take_output(session: Session, command: Command, piece: Output) -> None:
-    """Keep a piece of a stream, once; what is beyond the bound is left out and marked. The command's row is locked.
-
-    Pieces of a stream come in order and do not overlap: so the bound holds for what is stored, whatever offsets say.
-    """
-    is_late = command.finished_at is not None and now() > command.finished_at + LATE
-    if is_late or piece.seq >= MOST_PIECES or piece.offset > OUTPUT_BYTES:
-        return
-    known = select(TaskOutput.id).where(TaskOutput.command_id == command.id, TaskOutput.seq == piece.seq)
-    if session.scalar(known) is not None:
-        return
-    mine = (TaskOutput.command_id == command.id, TaskOutput.stream == piece.stream)
-    end = select(TaskOutput.offset + TaskOutput.size).where(*mine)
-    if piece.offset < (session.scalar(end.order_by(TaskOutput.offset.desc(), TaskOutput.id.desc()).limit(1)) or 0):
-        return
-    kept = piece.data[: OUTPUT_BYTES - piece.offset]
-    is_cut = piece.cut or len(kept) < len(piece.data) or piece.seq == MOST_PIECES - 1
-    if not kept and not is_cut:
-        return
-    session.add(
-        TaskOutput(
-            command_id=command.id,
-            seq=piece.seq,
-            stream=piece.stream,
-            offset=piece.offset,
-            size=len(kept),
-            data=kept,
-            is_cut=is_cut,
-        )
-    )
+def tell_of_settled(session: Session, fanout: Fanout, settled: Sequence[Settled]) -> None:
+    """Whoever holds a request about the run or one of its records looks again; for very many, only about the run."""
+    records = [record_topic(one.target_id) for one in settled] if len(settled) <= TOLD_AT_ONCE else []
+    tell_after_commit(session, run_topic(fanout.id), *records)
 
 
 def cancel_order(_session: Session, _fanout: Fanout, command: Command) -> tuple[str, Mapping[str, Any]]:
     return CANCEL_KIND, {"command": command.uuid}
 
 
-PURPOSE = Purpose(NAME, "tasks.run", refuse=refuse, cancel_order=cancel_order)
+PURPOSE = Purpose(NAME, "tasks.run", refuse=refuse, cancel_order=cancel_order, on_settled=tell_of_settled)
 
 
 def due_tasks(session: Session, at: datetime) -> list[int]:

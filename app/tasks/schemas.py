@@ -37,6 +37,7 @@ Zone = Annotated[str, StringConstraints(strip_whitespace=True, max_length=64), A
 TargetValue = Annotated[list[int | str], Field(max_length=10_000)]
 Content = Annotated[dict[str, Any], Field(description="By `type`: a script, a file or config operation, …")]
 Parameters = Annotated[dict[str, Value], Field(max_length=100)]
+Held: Any = Field(0, ge=0, le=50, description="Seconds to wait for something new, if there is nothing yet.")
 
 
 class TaskBase(In):
@@ -216,6 +217,8 @@ class RunOut(Out):
 class OutputQuery(In):
     stream: Literal["stdout", "stderr"] = "stdout"
     offset: int = Field(0, ge=0, le=2**53, description="Bytes of this stream that the caller has already.")
+    attempt: int | None = Field(None, ge=1, le=100, description="Of several; the present one if left out.")
+    wait_s: int = Held
 
 
 class OutputOut(Out):
@@ -223,8 +226,52 @@ class OutputOut(Out):
     offset: int
     next_offset: int
     data: str
+    skipped: int = Field(description="So many bytes behind `data` were left out; `next_offset` lies behind them.")
     truncated: bool
     is_complete: bool = Field(description="Nothing more will come.")
+    attempt: int
+    attempts: int = Field(description="So many there were; of a new one the offset begins at 0.")
+    status: TargetStatus
+
+
+class RunOutputQuery(In):
+    after: str | None = Field(None, max_length=1000, description="`after` of the last answer.")
+    record_id: int | None = Field(None, ge=1, le=2**63 - 1, description="Only of this record.")
+    newest: int | None = Field(None, ge=1, le=500, description="Without `after`: begin with so many of the newest.")
+    wait_s: int = Held
+
+
+class PieceOut(Out):
+    id: int
+    record_id: int
+    node_id: int
+    hostname: str
+    attempt: int
+    stream: str
+    offset: int = Field(description="Bytes of this stream before the piece.")
+    data: str
+    cut: bool = Field(description="Something was left out behind it.")
+    arrived_at: AwareDatetime
+
+
+class RunOutputOut(Out):
+    items: list[PieceOut] = Field(description="Pieces of all records in the order in which they came.")
+    after: str = Field(description="Asks for what comes next.")
+    has_more: bool = Field(description="More is there already.")
+    skipped: bool = Field(description="There are older ones, before the newest that were asked for.")
+    is_complete: bool = Field(description="The run has ended, and all that was written has been told.")
+    status: RunStatus
+    paused: bool
+    total: int
+    pending: int
+    running: int
+    success: int
+    failed: int
+    cancelled: int
+
+
+class ExportQuery(In):
+    format: Literal["jsonl", "csv"] = "jsonl"
 
 
 class TemplateIn(In):

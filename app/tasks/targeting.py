@@ -7,6 +7,7 @@ from flask_babel import gettext as _
 from sqlalchemy import ColumnElement, and_, or_, select, true
 from sqlalchemy.orm import Session
 
+from app.commands.fanouts import NewTarget
 from app.kernel.errors import BadParameter, FieldError
 from app.nodes.models import Node, NodeGroup, NodeLabel, NodeTag
 from app.nodes.selecting import is_below, members, selected
@@ -14,10 +15,11 @@ from app.nodes.selecting import is_below, members, selected
 Condition = ColumnElement[bool]
 
 
-def targets_of(session: Session, type_: str, value: Sequence[Any]) -> list[int]:
+def targets_of(session: Session, type_: str, value: Sequence[Any]) -> list[NewTarget]:
     """The members of the fleet that are meant now, by host name. Raises BadParameter where it means nothing."""
-    meant = select(Node.id).where(members(), condition_of(session, type_, value))
-    return list(session.scalars(meant.order_by(Node.hostname, Node.id)))
+    meant = select(Node.id, Node.hostname).where(members(), condition_of(session, type_, value))
+    found = session.execute(meant.order_by(Node.hostname, Node.id))
+    return [NewTarget(node_id, hostname=hostname) for node_id, hostname in found]
 
 
 def condition_of(session: Session, type_: str, value: Sequence[Any]) -> Condition:

@@ -26,6 +26,7 @@ import psutil
 from bench.fleet.host import Host
 from bench.fleet.manager import ROOT, Manager
 from bench.fleet.tally import Tally, percentile
+from bench.fleet.tasks import Click, click_on_all, click_on_hosts, delays, spans
 
 SETTLE_S = 5
 ENROLLING = 32
@@ -47,6 +48,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=60, help="how long to measure once all are connected")
     parser.add_argument("--interval", type=float, default=60, help="seconds between two check-ins of a host")
     parser.add_argument("--commands", type=int, default=200, help="how many commands to time")
+    parser.add_argument("--clicks", type=int, default=0, help="how many tasks to begin by the API, on one host each")
+    parser.add_argument("--runs", type=int, default=0, help="how many tasks to begin on all hosts at once")
     parser.add_argument("--database", choices=["sqlite", "mariadb"], default="sqlite")
     parser.add_argument("--gateways", type=int, default=1, help="gateway processes")
     parser.add_argument("--json", type=Path, help="also write the figures there")
@@ -102,7 +105,9 @@ def measure(given: argparse.Namespace, manager: Manager, token: str, join: str) 
     watch = Watch(manager, token)
     watch.start()
     times = issue_commands(manager, given.commands, given.seconds)
+    clicks = click_on_hosts(manager, token, given.clicks, given.seconds) if given.clicks else []
     watch.stop()
+    runs = click_on_all(manager, token, given.runs) if given.runs else []
     time.sleep(SETTLE_S)
     stop.set()
     tally, simulator_cpu_s = collect(out)
@@ -114,6 +119,7 @@ def measure(given: argparse.Namespace, manager: Manager, token: str, join: str) 
         "gateways": given.gateways,
         "enrolments_per_s": round(given.nodes / enrol_s, 1),
         **commands_figures(times, tally),
+        **tasks_figures(clicks, runs, tally),
         "checkin_ms": milliseconds(checkins),
         "checkins": len(checkins),
         "api_ms": milliseconds(watch.api),
@@ -160,6 +166,22 @@ def commands_figures(times: dict[str, float], tally: Tally) -> dict[str, Any]:
         "dispatch_ms": milliseconds(delays),
         "lost_commands": len(times) - len(delays),
         "duplicated_commands": sum(len(arrivals) > 1 for arrivals in tally.arrivals.values()),
+    }
+
+
+def tasks_figures(clicks: list[Click], runs: list[Click], tally: Tally) -> dict[str, Any]:
+    """Of tasks begun by the API: how soon they were at their hosts."""
+    found, arrived = delays(clicks, tally), spans(runs, tally)
+    return {
+        "clicks": len(clicks),
+        "click_ms": milliseconds(found),
+        "click_answer_ms": milliseconds([click.answered_s for click in clicks]),
+        "lost_clicks": len(clicks) - len(found),
+        "runs": [
+            {"hosts": len(span), "answer_s": round(click.answered_s, 3), "half_s": round(percentile(span, 0.5), 3)}
+            | {"all_s": round(span[-1], 3) if span else None}
+            for click, span in zip(runs, arrived, strict=True)
+        ],
     }
 
 
@@ -238,6 +260,12 @@ def report(figures: dict[str, Any]) -> None:
         ("enrolments a second", figures["enrolments_per_s"]),
         ("check-ins", f"{figures['checkins']}, ms {spread(figures['checkin_ms'])}"),
         ("commands", f"{figures['commands']}, ms {spread(figures['dispatch_ms'])}"),
+        ("tasks by a click, ms to the host", f"{figures['clicks']}, ms {spread(figures['click_ms'])}"),
+        ("  the click's answer, ms", spread(figures["click_answer_ms"])),
+        *(
+            (f"task on {run['hosts']} hosts, s", f"answer {run['answer_s']}, half {run['half_s']}, all {run['all_s']}")
+            for run in figures["runs"]
+        ),
         ("commands lost, doubled", f"{figures['lost_commands']}, {figures['duplicated_commands']}"),
         ("points acknowledged, lost", f"{figures['acknowledged']}, {figures['lost']}"),
         ("API (nodes, selector, dashboard), ms", spread(figures["api_ms"])),

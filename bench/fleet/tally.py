@@ -15,6 +15,8 @@ class Tally:
     """When each began, and the seconds it took."""
     acknowledged: list[tuple[int, int]] = field(default_factory=list)
     arrivals: dict[str, list[float]] = field(default_factory=dict)
+    tasks: list[tuple[int, float]] = field(default_factory=list)
+    """Node and moment of each task's arrival."""
     errors: Counter[str] = field(default_factory=Counter)
 
     def error(self, what: str) -> None:

@@ -72,3 +72,19 @@ def test_who_left_meanwhile_holds_nobody_up() -> None:
     waiters.wake_some()
     assert [waiter.signal.is_set() for waiter in held[-5:]] == [True] * 5
     assert not waiters.has_backlog.is_set()
+
+
+def test_it_is_known_when_all_have_been_handed_their_commands() -> None:
+    """Reports give way until then."""
+    waiters = Waiters()
+    held = [waiters.enter(node, "i") for node in range(MANY)]
+    assert waiters.has_none.is_set()
+    waiters.wake(range(MANY), COMMAND)
+    waiters.wake_some()
+    assert not waiters.has_none.is_set()
+    for _ in range(MANY):
+        for waiter in held:
+            if waiter.signal.is_set():
+                waiters.leave(waiter)
+        waiters.wake_some()
+    assert waiters.has_none.is_set()

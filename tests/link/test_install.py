@@ -1,12 +1,16 @@
 """The one-liner: the script that the gateway serves makes a machine a node, with a shell, curl and Python alone."""
 
+import contextlib
 import hashlib
 import importlib.util
 import json
+import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,11 +22,12 @@ from app import __version__
 from app.kernel.db import db
 from app.nodes.install import instructions
 from app.nodes.models import Node
+from tests.launch.started import processes_with
 from tests.link.planes import Plane
 from tests.services import find_program, wait_for
-from tools.build_kit import ROOT, pack
+from tools.build_kit import COMPONENTS, copy_sources, pack
 
-LIBRARIES = ("psutil", "cryptography", "cffi", "ruamel", "_cffi_backend")
+LIBRARIES = {"daemon": ("psutil", "cryptography", "cffi", "ruamel", "_cffi_backend"), "agent": ("ruamel",)}
 pytestmark = pytest.mark.skipif(find_program("curl") is None, reason="curl is not installed (apt install curl)")
 
 
@@ -31,17 +36,16 @@ def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A kit as `make kit` makes it, but with the libraries of this very Python, so that no index is needed."""
     directory = tmp_path_factory.mktemp("kit")
     tree = directory / "tree"
-    for package in ("daemon", "protocol"):
-        shutil.copytree(ROOT / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
-    place = tree / "lib" / f"cp{sys.version_info[0]}{sys.version_info[1]}"
-    place.mkdir(parents=True)
-    for name in LIBRARIES:
-        found = importlib.util.find_spec(name)
-        assert found is not None, name
-        source = (
-            Path(found.submodule_search_locations[0]) if found.submodule_search_locations else Path(found.origin or "")
-        )
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, place / source.name)
+    for component in COMPONENTS:
+        copy_sources(component, tree)
+        place = tree / component.place / "lib" / f"cp{sys.version_info[0]}{sys.version_info[1]}"
+        place.mkdir(parents=True)
+        for name in LIBRARIES[component.name]:
+            found = importlib.util.find_spec(name)
+            assert found is not None, name
+            inside = found.submodule_search_locations
+            source = Path(inside[0]) if inside else Path(found.origin or "")
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, place / source.name)
     archive = directory / f"ops-scaffold-{__version__}-linux-amd64.tar.gz"
     pack(tree, archive)
     shutil.rmtree(tree)
@@ -49,6 +53,16 @@ def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     index = {"version": __version__, "kits": dict.fromkeys(("amd64", "arm64"), entry)}
     (directory / "index.json").write_text(json.dumps(index))
     return directory
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays(tmp_path: Path) -> Iterator[None]:
+    """Agents outlive the Daemon, also where a test fails."""
+    yield
+    for pid in processes_with(f"{tmp_path}/"):
+        if pid != os.getpid():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture
@@ -92,25 +106,126 @@ def test_it_makes_this_machine_a_node_that_lives(
 ) -> None:
     done = run(one_liner(sqlite_app, installing, kit, join(), fallback=fallback), tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    home = tmp_path / "opt/ops-scaffold/releases/daemon/current"
-    assert home.readlink() == Path(__version__)
+    releases = tmp_path / "opt/ops-scaffold/releases"
+    for component in COMPONENTS:
+        assert (releases / component.name / "current").readlink() == Path(component.version)
     assert (tmp_path / "etc/ops-scaffold/capabilities.yaml").exists()
-    assert (tmp_path / "var/lib/ops-scaffold/daemon").stat().st_mode & 0o077 == 0
+    for state in ("daemon", "agent"):
+        assert (tmp_path / "var/lib/ops-scaffold" / state).stat().st_mode & 0o777 == 0o700
+    command = started_with(done)
+    with started(command) as daemon:
+        wait_for(lambda: node(sqlite_app).status == "online", 60, "the installed Daemon to check in")
+        wait_for(lambda: node(sqlite_app).agent_version, 60, "its task agent")
+        assert node(sqlite_app).agent_status == "running"
+        pid = agent_pid(tmp_path)
+        assert Path(f"/proc/{pid}/cwd").resolve() == (releases / "agent/current").resolve()
+        assert (tmp_path / "var/lib/ops-scaffold/daemon/agents/task/agent.sock").stat().st_mode & 0o777 == 0o600
+        assert (tmp_path / "var/lib/ops-scaffold/agent/lock").exists()
+    assert daemon.returncode == 0
+    uninstall(tmp_path)
+    assert not is_running(pid)
+
+
+def test_it_is_taken_off_the_host_with_everything_that_it_runs(
+    sqlite_app: Flask, installing: Plane, kit: Path, join: Callable[..., str], tmp_path: Path
+) -> None:
+    done = run(one_liner(sqlite_app, installing, kit, join()), tmp_path)
+    with started(started_with(done)):
+        pid = agent_pid(tmp_path)
+        script = tmp_path / "opt/ops-scaffold/uninstall.sh"
+        refused = subprocess.run(["sh", str(script)], capture_output=True, text=True, check=False, timeout=60)
+        assert refused.returncode != 0
+        assert "stop it first" in refused.stdout + refused.stderr
+        assert is_running(pid)
+    # The agent outlives the Daemon.
+    assert is_running(pid)
+    uninstall(tmp_path)
+    assert not is_running(pid)
+    assert (tmp_path / "etc/ops-scaffold/agent.yaml").exists()
+    assert (tmp_path / "var/lib/ops-scaffold/daemon/identity").exists()
+    assert run(one_liner(sqlite_app, installing, kit, join()), tmp_path).returncode == 0
+    uninstall(tmp_path, "--purge")
+    assert not (tmp_path / "etc/ops-scaffold").exists()
+    assert not (tmp_path / "var/lib/ops-scaffold").exists()
+
+
+def test_a_new_release_of_the_agent_takes_over_and_the_same_one_does_not_disturb(
+    sqlite_app: Flask, installing: Plane, kit: Path, join: Callable[..., str], tmp_path: Path
+) -> None:
+    line = one_liner(sqlite_app, installing, kit, join(max_uses=1))
+    with started(started_with(run(line, tmp_path))):
+        first = agent_pid(tmp_path)
+    with started(started_with(run(line, tmp_path))):
+        assert agent_pid(tmp_path) == first
+    assert is_running(first)
+    (tmp_path / "opt/ops-scaffold/releases/agent/current/.kit").write_text("of an earlier kit")
+    command = started_with(run(line, tmp_path))
+    wait_for(lambda: not is_running(first), 30, "the end of the old agent")
+    with started(command):
+        wait_for(lambda: agent_pid(tmp_path) != first, 30, "the new agent")
+    uninstall(tmp_path)
+
+
+def started_with(done: subprocess.CompletedProcess[str]) -> str:
+    """What the script says the Daemon is started with."""
+    assert done.returncode == 0, done.stdout + done.stderr
     command = done.stdout.strip().splitlines()[-1].partition("Start the Daemon with: ")[2]
     assert command
-    daemon = subprocess.Popen(["sh", "-c", f"exec env {command}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return command
+
+
+@contextlib.contextmanager
+def started(command: str) -> Iterator[subprocess.Popen[bytes]]:
+    daemon = subprocess.Popen(["sh", "-c", f"exec env {command}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-
-        def is_online() -> bool:
-            with sqlite_app.app_context():
-                db.session.rollback()
-                return "online" in db.session.scalars(select(Node.status)).all()
-
-        wait_for(is_online, 60, "the installed Daemon to check in")
+        yield daemon
     finally:
         daemon.terminate()
         daemon.wait(20)
-    assert daemon.returncode == 0
+
+
+def node(app: Flask) -> Node:
+    with app.app_context():
+        db.session.rollback()
+        found = db.session.scalars(select(Node)).one()
+        db.session.expunge(found)
+        return found
+
+
+def agent_pid(prefix: Path) -> int:
+    """Of the task agent, once it listens."""
+    place = prefix / "var/lib/ops-scaffold/daemon/agents/task"
+
+    def pid() -> int | None:
+        with contextlib.suppress(OSError, IndexError), socket.socket(socket.AF_UNIX) as channel:
+            channel.connect(f"/proc/self/fd/{folder}/agent.sock")
+            return int((place / "pid").read_text().split()[1])
+        return None
+
+    wait_for(place.exists, 60, "the agent's place")
+    folder = os.open(place, os.O_PATH)
+    try:
+        return int(wait_for(pid, 60, "the agent"))
+    finally:
+        os.close(folder)
+
+
+def is_running(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    return False
+
+
+def uninstall(prefix: Path, *more: str) -> None:
+    done = subprocess.run(
+        ["sh", str(prefix / "opt/ops-scaffold/uninstall.sh"), *more],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not (prefix / "opt/ops-scaffold").exists()
 
 
 def test_it_may_be_run_again_and_keeps_identity_and_settings(

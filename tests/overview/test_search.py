@@ -2,6 +2,11 @@
 
 from flask import Flask
 
+from app.kernel.access import Actor
+from app.kernel.db import db, in_transaction
+from app.tasks.actions import create_task
+from app.tasks.schemas import TaskIn
+from tests.agents.builders import check_in, make_host, told
 from tests.factories import Api
 from tests.nodes.fleet import make_group, make_node, make_waiting
 from tests.visitors import visit
@@ -51,3 +56,15 @@ def test_it_says_when_there_is_more_and_when_there_is_nothing(app: Flask, cast: 
 
 def test_the_search_field_stands_on_every_page(app: Flask, cast: dict[str, Api]) -> None:
     assert '<form class="search" role="search" action="/search" method="get">' in visit(app, "vera").get("/groups").text
+
+
+def test_agents_are_found_by_name_with_their_hosts_and_tasks_as_well(app: Flask, cast: dict[str, Api]) -> None:
+    with app.app_context():
+        for name in ("web-1", "web-2"):
+            check_in(make_host(app, name), [told("nginx")])
+        values = TaskIn(name="reload nginx", type="script", content={"script": "true"}, target_type="all")
+        task_id = in_transaction(db.session(), lambda: create_task(db.session(), Actor.system("tests"), values).id)
+    html = visit(app, "vera").get("/search?q=NGINX").text
+    assert 'href="/agents?name=nginx"' in html
+    assert "2 hosts" in html
+    assert f'href="/tasks/{task_id}"' in html

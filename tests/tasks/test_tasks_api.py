@@ -4,12 +4,9 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from sqlalchemy import select
 
 from app.commands.models import Command
-from app.kernel.db import db
 from app.nodes.models import OFFLINE
-from app.tasks.models import TaskOutput
 from protocol import states
 from protocol.commands import Accept, Output, Start
 from tests.commands.rig import Clock, Rig, now_text
@@ -308,49 +305,6 @@ def test_output_by_offset(rig: Rig, cast: dict[str, Api]) -> None:
     last = shown(cast["vera"], f"{path}?offset=6&stream=stdout")
     assert (last["data"], last["is_complete"]) == ("", True)
     assert wrong_fields(cast["vera"].get(f"{path}?stream=stdin")) == ["stream"]
-
-
-def test_output_is_kept_up_to_a_bound_and_marked(
-    rig: Rig, cast: dict[str, Api], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("app.tasks.running.OUTPUT_BYTES", 10)
-    node = rig.hosts(1)[0]
-    run = started(cast["oscar"], made(cast["oscar"])["id"])
-    order = rig.fetch(node)[0]
-    for seq in range(4):
-        rig.report(node, Output(order.id, "output", seq, "stdout", 6 * seq, b"123456", False))
-    rig.end(node, order.id)
-    record = shown(cast["vera"], f"/executions/{run}")["records"][0]
-    assert record["stdout"] == "1234561234"
-    found = shown(cast["vera"], f"/executions/{run}/records/{record['id']}/output")
-    assert found["truncated"]
-
-
-def test_a_host_cannot_fill_the_database_with_output(
-    rig: Rig, cast: dict[str, Api], clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("app.tasks.running.OUTPUT_BYTES", 20)
-    monkeypatch.setattr("app.tasks.running.MOST_PIECES", 8)
-    monkeypatch.setattr("app.tasks.queries.SHOWN_WITH_RECORD", 12)
-    node = rig.hosts(1)[0]
-    started(cast["oscar"], made(cast["oscar"])["id"])
-    order = rig.fetch(node)[0]
-
-    def piece(seq: int, offset: int, data: bytes) -> list[bytes]:
-        assert rig.report(node, Output(order.id, "output", seq, "stdout", offset, data, False)) == [True]
-        with rig.app.app_context():
-            return list(db.session().scalars(select(TaskOutput.data).order_by(TaskOutput.id)))
-
-    kept = piece(0, 0, b"1234567890")
-    for seq, (offset, data) in enumerate([(0, b"again"), (9, b"overlaps"), (10, b""), (21, b"beyond")], 1):
-        assert piece(seq, offset, data) == kept
-    assert piece(8, 10, b"number") == kept, "too many pieces"
-    assert piece(5, 10, b"abcde") == [*kept, b"abcde"]
-    path = cast["vera"].get("/executions").json["data"]["items"][0]["execution_id"]
-    assert shown(cast["vera"], f"/executions/{path}")["records"][0]["stdout"] == "1234567890ab"
-    rig.end(node, order.id)
-    clock.advance(minutes=11)
-    assert piece(6, 15, b"late") == [*kept, b"abcde"]
 
 
 def test_searching_in_what_hosts_wrote(rig: Rig, cast: dict[str, Api]) -> None:

@@ -26,6 +26,10 @@ PAGES = (
     "/profile/sessions",
     "/profile/tokens",
     "/profile/tokens/new",
+    "/tasks",
+    "/tasks/new",
+    "/tasks/templates",
+    "/tasks/templates/new",
     "/nowhere",
     "/styleguide",
 )
