@@ -278,13 +278,14 @@ SALT_CLIENT = """
 import json, sys, threading, time
 import salt.client, salt.exceptions
 conf, fifo, count, burst = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-client = salt.client.LocalClient(c_path=conf + "/master")
 until = time.time() + 120
 while True:
     try:
+        # Made anew each time: it reads a key that the master writes when it starts.
+        client = salt.client.LocalClient(c_path=conf + "/master")
         if client.cmd("one", "test.ping", timeout=5):
             break
-    except salt.exceptions.SaltClientError:
+    except salt.exceptions.SaltException:
         time.sleep(0.5)
     if time.time() > until:
         sys.exit("the minion did not come")

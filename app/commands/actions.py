@@ -39,11 +39,14 @@ FORSAKEN = timedelta(hours=6)
 
 
 _AT = bindparam("at", type_=UtcDateTime)
-IS_AWAITED = exists().where(
+_IS_DUE = and_(
     Command.node_id == bindparam("node_id"),
     or_(Command.state == states.QUEUED, and_(Command.state == states.DELIVERED, Command.lease_until < _AT)),
     Command.not_after > _AT,
 )
+# Made once: putting it together takes longer than asking it.
+_DUE = select(Command).where(_IS_DUE).order_by(Command.id).limit(COMMANDS).with_for_update(skip_locked=True)
+IS_AWAITED = exists().where(_IS_DUE)
 """Whether a poll of the node `node_id` has something to bring at the time `at`: part of the statement that every poll
 and every check-in begins with."""
 
@@ -74,13 +77,7 @@ def deliver(session: Session, node: Node, have: Sequence[str]) -> list[Order]:
     if have:
         mine = and_(Command.node_id == node.id, Command.uuid.in_(have), Command.state == states.DELIVERED)
         session.execute(update(Command).where(mine).values(lease_until=at + LEASE))
-    due = or_(
-        Command.state == states.QUEUED,
-        and_(Command.state == states.DELIVERED, Command.lease_until < at),
-    )
-    waiting = select(Command).where(Command.node_id == node.id, due, Command.not_after > at).order_by(Command.id)
-    mine_now = waiting.limit(COMMANDS).with_for_update(skip_locked=True).execution_options(populate_existing=True)
-    found = session.scalars(mine_now).all()
+    found = session.scalars(_DUE, {"node_id": node.id, "at": at}, execution_options={"populate_existing": True}).all()
     if not found:
         return []
     key, stored, room = command_key(node), stored_payloads(session, found), BYTES_AT_ONCE

@@ -41,7 +41,8 @@ TABLE_OPTIONS = {
     "sqlite_autoincrement": True,  # a deleted row's number is never given to another one
 }
 SQLITE_PATIENCE_S = 10.0
-SURE_S = 5.0
+SURE_S = 1.0
+"""No server is back so soon after it went."""
 NOT_LET_IN = frozenset({1040, 1044, 1045, 1049, 1129, 1130, 1203, 1226})
 STOPS_OR_ONLY_READS = frozenset({1053, 1290, 1792, 1836})
 CONNECTION_LOST = frozenset({1927, 2002, 2003, 2006, 2013, 2014, 2055})

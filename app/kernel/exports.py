@@ -3,13 +3,20 @@
 import csv
 import io
 import json
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from flask import Response, request
 from flask.globals import app_ctx, request_ctx
 
+from app.kernel.errors import TooManyRequests
+
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+MOST_AT_ONCE = 10
+"""In one process. Each keeps a connection to the database for as long as whoever asked takes to read it."""
+BUSY_S = 5
+_places = threading.BoundedSemaphore(MOST_AT_ONCE)
 
 
 def csv_response(name: str, fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Response:
@@ -57,14 +64,19 @@ def _with_request(lines: Iterator[str]) -> Iterator[str]:
     """Keeps the request, and so its session and its reading transaction, until the last line is sent.
 
     Flask's own `stream_with_context` ends the request first and takes it up again: a query would then begin a new
-    transaction, a writing one, on a session that nobody closes any more.
+    transaction, a writing one, on a session that nobody closes any more. Raises TooManyRequests.
     """
+    if not _places.acquire(blocking=False):
+        raise TooManyRequests(retry_after_s=BUSY_S)
     application, asked = app_ctx._get_current_object(), request_ctx._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001
 
     def generator() -> Iterator[str]:
-        with application, asked:
-            yield ""
-            yield from lines
+        try:
+            with application, asked:
+                yield ""
+                yield from lines
+        finally:
+            _places.release()
 
     made = generator()
     next(made)

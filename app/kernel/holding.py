@@ -7,6 +7,7 @@ costs a second: then it is looked at again anyway.
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 from redis.client import PubSub
 from redis.exceptions import RedisError
 
+from app.kernel.access import current_actor
 from app.kernel.context import ops
 from app.kernel.db import db, reading
 from app.kernel.draining import draining
@@ -26,9 +28,10 @@ Found = TypeVar("Found")
 LOOK_S = 1.0
 GATHER_S = 0.03
 """What comes at once is brought at once: a moment after the first news, all of it is looked at together."""
-MOST_HELD = 500
+MOST_HELD, MOST_OF_ONE = 500, 100
+"""In one process, by everybody and by one person: nobody keeps all others from following theirs."""
 BUSY_S = 5
-_places = threading.BoundedSemaphore(MOST_HELD)
+_places, _taken = threading.BoundedSemaphore(MOST_HELD), Counter[int | None]()
 
 
 def look_until(topic: str, look: Callable[[], Found], is_news: Callable[[Found], bool], wait_s: float) -> Found:
@@ -39,10 +42,13 @@ def look_until(topic: str, look: Callable[[], Found], is_news: Callable[[Found],
     found, deadline = _looked(look), time.monotonic() + wait_s
     if is_news(found) or wait_s <= 0 or draining.is_set():
         return found
-    if not _places.acquire(blocking=False):
+    who = current_actor().user_id
+    if _taken[who] >= MOST_OF_ONE or not _places.acquire(blocking=False):
         raise TooManyRequests(retry_after_s=BUSY_S)
-    channel = _subscribed(topic)
+    _taken[who] += 1
+    channel = None
     try:
+        channel = _subscribed(topic)
         while True:
             # Once more after subscribing: what came in between would wake nobody.
             found = _looked(look)
@@ -54,6 +60,9 @@ def look_until(topic: str, look: Callable[[], Found], is_news: Callable[[Found],
             time.sleep(GATHER_S)
     finally:
         _places.release()
+        _taken[who] -= 1
+        if not _taken[who]:
+            del _taken[who]
         _close(channel)
 
 

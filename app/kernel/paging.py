@@ -17,7 +17,14 @@ from app.kernel.errors import BadParameter, FieldError
 Item = TypeVar("Item")
 Query = TypeVar("Query", bound="ListQuery")
 Sortable = Mapping[str, ColumnElement[Any] | Any]
-MAX_PAGE = 10**9
+MAX_PAGE, MAX_ROW = 10**9, 2**63 - 1
+
+
+def row_number(text: str) -> int:
+    """For `args.get`: a row's number. Raises ValueError for what no database could hold."""
+    if not 0 < (number := int(text)) <= MAX_ROW:
+        raise ValueError(text)
+    return number
 
 
 class ListQuery(BaseModel):

@@ -1,5 +1,6 @@
 """Files on their way between hosts and us: what an order of this very host names, and what it was told to bring."""
 
+from collections import Counter
 from functools import partial
 from threading import BoundedSemaphore
 from typing import Any
@@ -25,8 +26,10 @@ from protocol.fields import HEX_64
 files_gateway = Blueprint("files", __name__, url_prefix="/daemon/v1")
 AT_ONCE = 64
 """Files that one process sends at the same time; other hosts come back a little later."""
+OF_ONE_HOST = 4
+"""Of them. One that reads slowly, or never, does not keep all others waiting."""
 COME_BACK_S = 2
-_places = BoundedSemaphore(AT_ONCE)
+_places, _taken = BoundedSemaphore(AT_ONCE), Counter[int]()
 
 
 @files_gateway.get("/files/<id:file_id>")
@@ -40,15 +43,29 @@ def send_file(file_id: int) -> Response:
         db.session.remove()
     if stored is None:
         raise refusal(wire.NOT_FOUND, wire.UNKNOWN_FILE, "no open command of this node names this file")
-    if not _places.acquire(blocking=False):
-        raise TooFastError(COME_BACK_S)
+    _take_place(found.node_id)
+    leave = partial(_leave_place, found.node_id)
     try:
         response = _sent(stored)
     except BaseException:
-        _places.release()
+        leave()
         raise
-    response.call_on_close(_places.release)
+    response.direct_passthrough = False  # else the server closes the file only, and nobody hears of it
+    response.call_on_close(leave)
     return response
+
+
+def _take_place(node_id: int) -> None:
+    if _taken[node_id] >= OF_ONE_HOST or not _places.acquire(blocking=False):
+        raise TooFastError(COME_BACK_S)
+    _taken[node_id] += 1
+
+
+def _leave_place(node_id: int) -> None:
+    _places.release()
+    _taken[node_id] -= 1
+    if not _taken[node_id]:
+        del _taken[node_id]
 
 
 def _sent(stored: Stored) -> Response:

@@ -11,7 +11,7 @@ from flask import Blueprint, Response, current_app, request, send_file
 from gevent import get_hub
 from gevent.event import Event
 from sqlalchemy import bindparam, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, load_only
 
 from app.commands import actions as commands
 from app.commands.actions import IS_AWAITED
@@ -75,6 +75,13 @@ _STANDING = select(
     Node.connection_lost_at.is_not(None).label("was_lost"),
     IS_AWAITED.label("is_awaited"),
 ).where(Node.id == bindparam("node_id"))
+_FOR_ORDERS = (
+    select(Node)
+    .options(
+        load_only(Node.uuid, Node.hostname, Node.status, Node.instance_id, Node.connection_lost_at, Node.command_key)
+    )
+    .where(Node.id == bindparam("node_id"))
+)
 
 
 def rates() -> Rates:
@@ -199,6 +206,8 @@ def _node(session: Session, found: Peer) -> Node:
     node = session.get(Node, found.node_id)
     if node is None:
         raise refusal(wire.NOT_AUTHENTICATED, wire.CERTIFICATE_UNKNOWN, "the node was deleted")
+    if node.status not in MEMBERS:
+        raise refusal(wire.FORBIDDEN, wire.REVOKED, f"this node is {node.status}")
     return node
 
 
@@ -213,7 +222,12 @@ def _prove(session: Session, node: Node, found: Peer) -> None:
 
 def _check_instance(session: Session, found: Peer) -> bool:
     """Only the Daemon that checked in last speaks for its node. Answers whether a poll of it has work to do."""
-    node = session.execute(_STANDING, {"node_id": found.node_id, "at": now()}).first()
+    row = _speaking(session.execute(_STANDING, {"node_id": found.node_id, "at": now()}).first())
+    return bool(row.was_lost or row.is_awaited)
+
+
+def _speaking(node: Any) -> Any:
+    """This node, or a row with as much of it, if the caller may speak for it."""
     if node is None:
         raise refusal(wire.NOT_AUTHENTICATED, wire.CERTIFICATE_UNKNOWN, "the node was deleted")
     if node.status not in MEMBERS:
@@ -221,14 +235,14 @@ def _check_instance(session: Session, found: Peer) -> bool:
     instance = request.headers.get(INSTANCE_HEADER, "")
     if not instance or instance != node.instance_id:
         raise refusal(wire.CONFLICT, wire.CHECKIN_FIRST, "check in first")
-    return bool(node.was_lost or node.is_awaited)
+    return node
 
 
 @gateway.post("/poll")
 def poll() -> Response:
     """Held until there is something to say. Registers first, looks then, waits last; while it waits it owns nothing."""
     found = caller()
-    rates().take(found.node_id, "poll", 50, 100)
+    rates().take(found.node_id, "poll", 20, 60)
     message = parse_poll(body(limits.POLL_BYTES))
     instance = request.headers.get(INSTANCE_HEADER, "")
     waiter = waiters().enter(found.node_id, instance)
@@ -286,8 +300,7 @@ def _ready(found: Peer, have: tuple[str, ...], reasons: Collection[str] = ()) ->
 
 def _hand_out(session: Session, found: Peer, have: tuple[str, ...]) -> list[Command]:
     """Commands leave only here, signed."""
-    _check_instance(session, found)
-    node = _node(session, found)
+    node: Node = _speaking(session.scalar(_FOR_ORDERS, {"node_id": found.node_id}))
     _prove(session, node, found)
     node.connection_lost_at = None
     return commands.deliver(session, node, have)

@@ -18,16 +18,21 @@ from sqlalchemy.orm import Session
 
 from app.kernel import pki
 from app.kernel.context import ops
-from app.nodes.models import NodeCertificate, Revocation
+from app.nodes.models import MEMBERS, Node, NodeCertificate, Revocation
 from protocol import errors as wire
 from protocol.errors import ProtocolError
 
 CERTIFICATE_HEADER = "X-Ops-Client-Certificate"
-_FOUND = select(
-    NodeCertificate.node_id,
-    NodeCertificate.state,
-    exists().where(Revocation.fingerprint == NodeCertificate.fingerprint).label("is_revoked"),
-).where(NodeCertificate.fingerprint == bindparam("fingerprint"))
+_FOUND = (
+    select(
+        NodeCertificate.node_id,
+        NodeCertificate.state,
+        Node.status,
+        exists().where(Revocation.fingerprint == NodeCertificate.fingerprint).label("is_revoked"),
+    )
+    .join(Node, Node.id == NodeCertificate.node_id)
+    .where(NodeCertificate.fingerprint == bindparam("fingerprint"))
+)
 CACHE_S = 60.0
 GUARDED_S = 5.0
 MOST_CACHED = 20_000
@@ -50,6 +55,8 @@ class KnownPeers:
         self._lock = Lock()
         self._peers: dict[str, tuple[Peer, float]] = {}
         self._guarded_until = 0.0
+        self.drops = 0
+        """How often something was dropped: what was looked up before that may not be true any more."""
 
     def guard(self) -> None:
         """The sweep has just seen everything that was revoked."""
@@ -59,15 +66,25 @@ class KnownPeers:
         found, at = self._peers.get(fingerprint), time.monotonic()
         return found[0] if found is not None and at < min(found[1], self._guarded_until) else None
 
-    def put(self, peer: Peer) -> None:
+    def put(self, peer: Peer, drops: int) -> None:
+        """Unless something was dropped since there were so many `drops`, just before the peer was looked up."""
         with self._lock:
+            if drops != self.drops:
+                return
             if len(self._peers) >= MOST_CACHED:
                 self._peers.clear()
             self._peers[peer.fingerprint] = (peer, time.monotonic() + CACHE_S)
 
     def drop(self, node_ids: set[int]) -> None:
         with self._lock:
+            self.drops += 1
             self._peers = {key: value for key, value in self._peers.items() if value[0].node_id not in node_ids}
+
+    def drop_all(self) -> None:
+        """Nobody tells of what changes: nothing counts until the sweep guards again."""
+        with self._lock:
+            self.drops += 1
+            self._peers, self._guarded_until = {}, 0.0
 
 
 def certificate_der(source: Request) -> bytes | None:
@@ -96,9 +113,10 @@ def peer(session: Session, known: KnownPeers) -> Peer:
     if found := known.get(fingerprint):
         return found
     _check(der)
+    drops = known.drops
     found = _look_up(session, fingerprint)
     if found.state == "current":
-        known.put(found)
+        known.put(found, drops)
     return found
 
 
@@ -117,7 +135,8 @@ def _look_up(session: Session, fingerprint: str) -> Peer:
         if session.scalar(select(Revocation.id).where(Revocation.fingerprint == fingerprint)) is not None:
             raise refusal(wire.FORBIDDEN, wire.REVOKED, "this node was revoked")
         raise refusal(wire.NOT_AUTHENTICATED, wire.CERTIFICATE_UNKNOWN, "the certificate is not known here")
-    if row.is_revoked or row.state == "revoked":
+    # Its status as well: a certificate that was being made while the node was revoked is in no list.
+    if row.is_revoked or row.state == "revoked" or row.status not in MEMBERS:
         raise refusal(wire.FORBIDDEN, wire.REVOKED, "this node was revoked")
     if row.state == "superseded":
         raise refusal(wire.NOT_AUTHENTICATED, wire.CERTIFICATE_SUPERSEDED, "a newer certificate is in use")

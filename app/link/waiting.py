@@ -135,6 +135,7 @@ class Watch:
         self._app, self._waiters, self._redis = app, waiters, redis
         self._revocations_seen: set[int] = set()
         self._next_presence = 0.0
+        self._is_told = False
         self.started_at: datetime = now()
 
     def start(self) -> None:
@@ -150,11 +151,17 @@ class Watch:
         with self._redis.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
             channel.subscribe(CHANNEL)
             self._waiters.wake_all("resubscribed")
-            while True:
-                message = channel.get_message(timeout=5.0)
-                wake = read_wake(message["data"]) if message else None
-                if wake is not None:
-                    self._woken(*wake)
+            self._is_told = True
+            try:
+                while True:
+                    message = channel.get_message(timeout=5.0)
+                    wake = read_wake(message["data"]) if message else None
+                    if wake is not None:
+                        self._woken(*wake)
+            finally:
+                # The sweep sees what was revoked, but not what a newer certificate took the place of.
+                self._is_told = False
+                self._waiters.known.drop_all()
 
     def _woken(self, why: str, node_ids: list[int]) -> None:
         if why == REVOKED:
@@ -197,7 +204,8 @@ class Watch:
         self._revocations_seen = {row_id for row_id, _node_id in fresh}
         if unseen:
             self._woken(REVOKED, list(unseen))
-        self._waiters.known.guard()
+        if self._is_told:
+            self._waiters.known.guard()
 
     def _look_for_watched(self) -> None:
         with self._app.app_context():

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flask_babel import gettext as _
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from app.audit.actions import record
@@ -22,7 +22,7 @@ from app.kernel.storage import Incoming
 from app.tasks import file_queries
 from app.tasks.file_queries import file_by_id, file_id_of, used_bytes
 from app.tasks.models import FetchedFile, TaskFile
-from app.tasks.taking import is_late
+from app.tasks.taking import LATE, is_late
 from protocol import states
 
 NAME_CHARS = 255
@@ -133,8 +133,7 @@ def begin_fetched(session: Session, command: Command, total: int) -> FetchedFile
     if found is not None and (found.size == total or found.sha256 is not None):
         return found
     if found is not None:
-        session.delete(found)
-        session.flush()
+        _throw_away(session, found)
     check_room(session, total)
     path = json.loads(stored_payloads(session, [command])[command.id])["content"]["path"]
     name = shown_name(str(path))
@@ -142,6 +141,13 @@ def begin_fetched(session: Session, command: Command, total: int) -> FetchedFile
     session.add(file)
     session.flush()
     return file
+
+
+def _throw_away(session: Session, file: FetchedFile) -> None:
+    """With its bytes, at once: whoever begins anew again and again would fill the disk before the orphans go."""
+    session.delete(file)
+    session.flush()
+    storage.remove(files_root(), file.place)
 
 
 def take_piece(file: FetchedFile, offset: int, data: bytes) -> Progress:
@@ -157,8 +163,8 @@ def take_piece(file: FetchedFile, offset: int, data: bytes) -> Progress:
 def finish_fetched(session: Session, file_id: int, digest: str, promised: str | None) -> bool:
     """All of it is here, and this is its hash. False: it is not what was promised, and is forgotten."""
     if promised not in (None, digest):
-        session.delete(session.get_one(FetchedFile, file_id))
-        session.flush()
+        if (file := session.get(FetchedFile, file_id)) is not None and file.sha256 is None:
+            _throw_away(session, file)
         return False
     mine = update(FetchedFile).where(FetchedFile.id == file_id, FetchedFile.sha256.is_(None))
     session.execute(mine.values(sha256=digest).execution_options(synchronize_session=False))
@@ -174,6 +180,14 @@ def forget_unneeded(session: Session) -> int:
         session.delete(file)
     session.flush()
     return len(old)
+
+
+def forget_unfinished(session: Session) -> int:
+    """What hosts began to bring and do not any more: it would take room from the others. Answers how many went."""
+    over = select(Command.id).where(Command.finished_at < now() - LATE)
+    mine = (FetchedFile.sha256.is_(None), FetchedFile.command_id.in_(over))
+    gone = session.execute(delete(FetchedFile).where(*mine).execution_options(synchronize_session=False))
+    return int(gone.rowcount)  # type: ignore[attr-defined]
 
 
 def remove_orphans(session: Session) -> int:

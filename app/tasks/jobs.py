@@ -27,5 +27,6 @@ def run_due_tasks() -> None:
 def tidy_files() -> None:
     session = db.session()
     in_transaction(session, lambda: files.forget_unneeded(session))
+    in_transaction(session, lambda: files.forget_unfinished(session))
     with reading():
         in_transaction(session, lambda: files.remove_orphans(session))

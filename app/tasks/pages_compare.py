@@ -11,7 +11,7 @@ from app.kernel.db import db
 from app.kernel.edges import page
 from app.kernel.errors import NotFound
 from app.kernel.htmx import render_part
-from app.kernel.paging import Column, ListQuery, Page, lenient_query
+from app.kernel.paging import Column, ListQuery, Page, lenient_query, row_number
 from app.tasks import comparing, queries, record_queries
 from app.tasks.comparing import VERDICTS, Pair
 from app.tasks.models import TaskRun
@@ -138,7 +138,7 @@ def show_difference(execution_id: UUID, record_id: int) -> str:
     session = db.session()
     run = queries.run_by_uuid(session, str(execution_id))
     after = queries.record_view(session, run, record_id)
-    number = request.args.get("with", type=int)
+    number = request.args.get("with", type=row_number)
     if number is None:
         raise NotFound
     before_run, before = record_queries.record_anywhere(session, number)

@@ -19,14 +19,14 @@ from app.kernel.edges import page, see_other
 from app.kernel.errors import NotFound
 from app.kernel.htmx import fragment_of, render_part
 from app.kernel.live_settings import live_settings
-from app.kernel.paging import Column, lenient_query
+from app.kernel.paging import Column, lenient_query, row_number
 from app.nodes.queries import node_by_id
 from app.shell import tell
 from app.tasks import following, queries, record_queries, running
 from app.tasks.file_queries import fetched_file
 from app.tasks.harmless import harmless
 from app.tasks.pages_runs import REFRESH_S, RUN, HostsQuery, reasons_of, reloading, run_frame, urgent_first
-from app.tasks.serving import fetched_response
+from app.tasks.serving import fetched_response, may_fetch
 from app.tasks.words_runs import RECORD_STATUS_NAMES
 
 pages = Blueprint("records", __name__)
@@ -83,6 +83,7 @@ def show_record(execution_id: UUID, record_id: int) -> Any:
         "reason": reasons_of(run.fanout, [shown])[shown.id],
         "attempts": tries,
         "file": fetched_file(session, shown),
+        "may_fetch": may_fetch(current_actor()),
         "exit_of": exit_of,
         "is_past": is_past,
         "is_live": not is_past and view.status in ("pending", "running"),
@@ -115,12 +116,13 @@ def _of_attempt(view: TargetView, command: Command) -> TargetView:
 
 
 def _shown(session: Session, view: TargetView, stream: str) -> Shown:
-    parts: list[tuple[int, bytes]] = []
+    pieces: list[tuple[int, list[bytes]]] = []
     for piece in record_queries.stream_pieces(session, view.command_id, stream):
-        if parts and not piece.left_out:
-            parts[-1] = (parts[-1][0], parts[-1][1] + piece.data)
+        if pieces and not piece.left_out:
+            pieces[-1][1].append(piece.data)
         else:
-            parts.append((piece.left_out, piece.data))
+            pieces.append((piece.left_out, [piece.data]))
+    parts = [(left_out, b"".join(data)) for left_out, data in pieces]
     size = sum(len(data) for _left_out, data in parts)
     hidden = skip = 0 if request.args.get("whole") == stream else max(0, size - SHOWN_BYTES)
     while parts and skip >= len(parts[0][1]):
@@ -195,7 +197,7 @@ def show_output(execution_id: UUID) -> Response:
 @page(pages, f"{RUN}/output/follow", permission="tasks.read")
 def follow_output(execution_id: UUID) -> dict[str, Any]:
     """What came after `after`, of all hosts or of one; if nothing did, the answer waits a while."""
-    session, record_id = db.session(), request.args.get("record", type=int)
+    session, record_id = db.session(), request.args.get("record", type=row_number)
     if record_id is not None:
         queries.record_view(session, queries.run_by_uuid(session, str(execution_id)), record_id)
     found = following.run_output(str(execution_id), request.args.get("after", ""), HELD_S, record_id=record_id)

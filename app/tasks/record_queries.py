@@ -26,6 +26,8 @@ from app.tasks.schemas import RunQuery
 
 TAIL_BYTES = 600
 SEARCHED_RUNS, RUNS_AT_ONCE, SEARCHED_FOR_S = 2000, 20, 2.0
+PIECES_AT_ONCE = 200
+"""Of output, searched by one statement: nothing else goes on meanwhile."""
 NODE_SORTABLE = {"id": Target.id, "finished_at": Target.finished_at, "task_name": TaskRun.task_name}
 
 
@@ -158,14 +160,20 @@ def runs_that_wrote(session: Session, query: RunQuery, text: str) -> Search:
     """Among the runs that the other filters leave, newest first, as many as can be looked through in a short time."""
     ids = runs_found(query).with_only_columns(TaskRun.fanout_id, TaskRun.id).order_by(TaskRun.id.desc())
     candidates = {row.fanout_id: row.id for row in session.execute(ids)}
-    deadline, found, looked_at = time.monotonic() + SEARCHED_FOR_S, [], 0
+    deadline, found, looked_at = time.monotonic() + SEARCHED_FOR_S, list[int](), 0
+    is_late = False
     for some in dispatch.slices(list(candidates)[:SEARCHED_RUNS], RUNS_AT_ONCE):
-        if time.monotonic() > deadline:
+        wrote, left = set[int](), session.scalars(select(TaskOutput.id).where(TaskOutput.fanout_id.in_(some))).all()
+        for pieces in dispatch.slices(left, PIECES_AT_ONCE):
+            if is_late := time.monotonic() > deadline:
+                break
+            holds = (TaskOutput.id.in_(pieces), func.instr(TaskOutput.data, text.encode()) > 0)
+            wrote.update(session.scalars(select(TaskOutput.fanout_id).where(*holds).distinct()))
+            time.sleep(0)  # others have their turn
+        found += [candidates[one] for one in some if one in wrote]
+        if is_late:
             break
-        wrote = (TaskOutput.fanout_id.in_(some), func.instr(TaskOutput.data, text.encode()) > 0)
-        found += [candidates[one] for one in session.scalars(select(TaskOutput.fanout_id).where(*wrote).distinct())]
         looked_at += len(some)
-        time.sleep(0)  # others have their turn
     return Search(found, looked_at, looked_at == len(candidates))
 
 
@@ -183,12 +191,11 @@ class Piece(NamedTuple):
 
 
 def stream_pieces(session: Session, command_id: int | None, stream: str) -> Iterator[Piece]:
-    """What a command wrote to one stream, piece by piece."""
+    """What a command wrote to one stream, piece by piece. All of it is little, and may be very many pieces."""
     mine = (TaskOutput.command_id == (command_id or 0), TaskOutput.stream == stream)
-    asked = select(TaskOutput.id, TaskOutput.offset).where(*mine).order_by(TaskOutput.offset, TaskOutput.id)
+    asked = select(TaskOutput.offset, TaskOutput.data).where(*mine).order_by(TaskOutput.offset, TaskOutput.id)
     end = 0
-    for piece_id, offset in session.execute(asked).all():
-        data = session.scalar(select(TaskOutput.data).where(TaskOutput.id == piece_id)) or b""
+    for offset, data in session.execute(asked).all():
         if offset + len(data) > end:
             yield Piece(max(0, offset - end), data[max(0, end - offset) :])
             end = offset + len(data)

@@ -5,11 +5,12 @@ import logging
 from flask import Response, send_file
 
 from app.kernel import storage
-from app.kernel.access import Actor, authorize
+from app.kernel.access import Actor, Role, authorize, may
 from app.kernel.db import db
 from app.kernel.errors import NotFound
 from app.tasks.file_queries import Stored, fetched_file
 from app.tasks.files import files_root, shown_name
+from app.tasks.policy import check_root, is_for_admins
 from app.tasks.queries import record_view, run_by_uuid
 
 log = logging.getLogger(__name__)
@@ -29,9 +30,15 @@ def stored_response(stored: Stored, download_name: str | None = None) -> Respons
     return response
 
 
+def may_fetch(actor: Actor) -> bool:
+    """What a host brought may be any file of it: only for those who may have it brought."""
+    return may(actor, "tasks.run") and (actor.role is Role.ADMIN or not is_for_admins("file", {}))
+
+
 def fetched_response(actor: Actor, uuid: str, record_id: int) -> Response:
-    """What a record's host brought. Only for those who may have it brought: it may be any file of the host."""
+    """What a record's host brought. Raises Forbidden for whoever `may_fetch` nothing."""
     authorize(actor, "tasks.run")
+    check_root(actor, "file", {})
     session = db.session()
     view = record_view(session, run_by_uuid(session, uuid), record_id)
     file = fetched_file(session, view)

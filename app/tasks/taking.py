@@ -18,6 +18,8 @@ TAIL_BYTES = 128 * 1024
 """And of what lies behind that the newest: a host that left out the middle has kept the end."""
 MOST_PIECES = 10_000
 """Of one command: hosts number them from 0, so what has a higher number is too much."""
+LAST_OFFSET = 2**53
+"""What readers may ask for, and what databases can still add to."""
 LATE = timedelta(minutes=10)
 """How long after a command's end what belongs to it is still waited for."""
 
@@ -39,7 +41,7 @@ def take_output(session: Session, command: Command, piece: Output) -> None:
 
     No two pieces of a stream overlap: so the bounds hold for what is stored, in whatever order pieces come.
     """
-    if command.target_id is None or piece.seq >= MOST_PIECES or is_late(command):
+    if command.target_id is None or piece.seq >= MOST_PIECES or piece.offset > LAST_OFFSET or is_late(command):
         return
     standing = _standing(session, command, piece)
     if standing.is_known or (standing.end or 0) > piece.offset:

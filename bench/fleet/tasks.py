@@ -84,7 +84,7 @@ def delays(clicks: list[Click], tally: Tally) -> list[float]:
 
 def spans(clicks: list[Click], tally: Tally) -> list[list[float]]:
     """For each run over the whole fleet: from the click to each arrival."""
-    ends = [click.at for click in clicks[1:]] + [float("inf")]
+    ends = [*(click.at for click in clicks[1:]), float("inf")][: len(clicks)]
     return [
         sorted(at - click.at for _node_id, at in tally.tasks if click.at <= at < end)
         for click, end in zip(clicks, ends, strict=True)

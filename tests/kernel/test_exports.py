@@ -3,12 +3,15 @@
 import csv
 import io
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from flask import Flask
 
+from app.kernel import exports
+from app.kernel.errors import TooManyRequests
 from app.kernel.exports import csv_response, json_response, jsonl_response
 
 ROWS: list[dict[str, Any]] = [
@@ -83,3 +86,14 @@ def test_a_long_export_is_sent_while_it_is_read() -> None:
     next(parts)
     assert 0 < len(read) < 1000
     assert len(b"".join(parts).splitlines()) > 9_000
+
+
+def test_those_that_are_read_at_the_same_time_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each keeps a connection to the database: whoever reads slowly must not keep all of them."""
+    monkeypatch.setattr(exports, "_places", threading.BoundedSemaphore(1))
+    first = json_response("x", ROWS)
+    with pytest.raises(TooManyRequests):
+        json_response("x", ROWS)
+    first.close()
+    for _ in range(3):
+        assert json.loads(json_response("x", ROWS).get_data()) == ROWS

@@ -10,10 +10,13 @@ from uuid import uuid4
 import pytest
 from flask import Flask
 
+from app.link.files import AT_ONCE, OF_ONE_HOST
 from protocol.limits import FILE_PIECE_BYTES
 from tests.factories import Api
 from tests.link.hosts import Host, Reply
 from tests.link.test_poll import result
+from tests.services import wait_for
+from tests.tasks.test_files import brought, bytes_on_disk
 from tests.tasks.test_tasks_api import given, started
 
 
@@ -75,6 +78,39 @@ def test_a_host_fetches_what_its_order_names(
     assert get(host, f"files/{file['id']}")[0] == 400
     assert host.send(f"commands/{command}/result", result()).status == 200
     assert get(host, path)[0] == 404, "the order has ended"
+
+
+def test_places_are_given_back(
+    cast: dict[str, Api], new_host: Callable[..., Host], uploaded: tuple[dict[str, Any], bytes]
+) -> None:
+    """More files than are sent at the same time: else everybody would be told to come back later for ever."""
+    file, content = uploaded
+    for number in range(4):
+        host = new_host(f"host-{number}")
+        _run, command = ordered(cast["oscar"], host, {"op": "upload", "path": "/tmp/x", "file_id": file["id"]})
+        path = f"files/{file['id']}?command={command}"
+        assert get(host, path, **{"If-None-Match": f'"{file["sha256"]}"'})[0] == 304
+        for _ in range(AT_ONCE // 4 + 1):
+            assert get(host, path, Range="bytes=0-9")[:2] == (206, content[:10])
+
+
+def test_a_host_that_reads_slowly_keeps_nobody_waiting(
+    app: Flask, cast: dict[str, Api], new_host: Callable[..., Host]
+) -> None:
+    content = bytes(24_000_000)  # more than the kernel takes in for somebody who does not read
+    file = brought(cast["oscar"], "large", content)
+    slow, other = new_host("slow"), new_host("other")
+    order = {"op": "upload", "path": "/tmp/x", "file_id": file["id"]}
+    path, others = (f"files/{file['id']}?command={ordered(cast['oscar'], one, order)[1]}" for one in (slow, other))
+    held = [slow.connect() for _ in range(OF_ONE_HOST)]
+    for connection in held:
+        connection.request("GET", f"/daemon/v1/{path}")
+        assert connection.getresponse().status == 200
+    assert get(slow, path)[0] == 429
+    assert get(other, others)[:2] == (200, content)
+    for connection in held:
+        connection.close()
+    wait_for(lambda: get(slow, path, Range="bytes=0-1")[0] == 206, 20, "a place of its own again")
 
 
 def piece(host: Host, command: str, data: bytes, offset: int, total: int, sha256: str = "") -> Reply:
@@ -143,3 +179,31 @@ def test_an_empty_file(cast: dict[str, Api], new_host: Callable[..., Host]) -> N
     record = cast["vera"].get(f"/executions/{run}").json["data"]["records"][0]["id"]
     answer = cast["oscar"].get(f"/executions/{run}/records/{record}/file")
     assert (answer.status_code, answer.data) == (200, b"")
+
+
+def test_a_file_that_is_begun_anew_leaves_nothing_behind(
+    app: Flask, cast: dict[str, Api], new_host: Callable[..., Host]
+) -> None:
+    """Else a host could fill the disk with what no quota counts."""
+    host = new_host()
+    _run, command = ordered(cast["oscar"], host, {"op": "download", "path": "/tmp/x"})
+    host.send(f"commands/{command}/accept", {"at": result()["finished_at"]})
+    before = bytes_on_disk(app)
+    for total in (10, 11, 12, 13):
+        assert piece(host, command, b"12", 0, total).body["next"] == 2
+    assert len(bytes_on_disk(app)) == len(before) + 1
+    assert piece(host, command, b"wrong", 0, 5, "0" * 64).status == 400
+    assert bytes_on_disk(app) == before
+
+
+def test_where_root_is_for_administrators_so_is_what_it_brought(
+    cast: dict[str, Api], new_host: Callable[..., Host]
+) -> None:
+    host, alice, oscar = new_host(), cast["alice"], cast["oscar"]
+    assert alice.put("/system/settings", {"values": {"tasks.root_requires_admin": True}}).status_code == 200
+    run, command = ordered(alice, host, {"op": "download", "path": "/etc/shadow"})
+    host.send(f"commands/{command}/accept", {"at": result()["finished_at"]})
+    assert piece(host, command, b"123", 0, 3).body["complete"]
+    record = cast["vera"].get(f"/executions/{run}").json["data"]["records"][0]["id"]
+    assert alice.get(f"/executions/{run}/records/{record}/file").data == b"123"
+    assert oscar.get(f"/executions/{run}/records/{record}/file").json["code"] == 1003

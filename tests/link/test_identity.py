@@ -6,7 +6,7 @@ import json
 import ssl
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
@@ -15,13 +15,17 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from flask import Flask
-from sqlalchemy import select, update
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from sqlalchemy import delete, select, update
 
 from app.events.models import Event
 from app.kernel import pki
 from app.kernel.db import db, in_transaction
+from app.link.identity import KnownPeers, Peer
+from app.link.waiting import Waiters, Watch
 from app.nodes import actions as nodes
-from app.nodes.models import Node, NodeCertificate
+from app.nodes.models import Node, NodeCertificate, Revocation
 from protocol.signing import recovery_text
 from tests.factories import PASSWORD, make_user
 from tests.link.conftest import ADMIN, free_port
@@ -216,3 +220,68 @@ def test_a_nodes_row_shows_when_its_certificate_ends(app: Flask, host: Host) -> 
         ends = db.session.scalars(select(Node.certificate_expires_at)).one()
     assert ends is not None
     assert ends > datetime.now(UTC) + timedelta(days=80)
+
+
+# What was looked up lately
+
+
+def test_what_was_dropped_while_it_was_looked_up_does_not_count() -> None:
+    known, one = KnownPeers(), Peer(7, "f" * 64, "current")
+    known.guard()
+    drops = known.drops
+    known.drop({7})
+    known.put(one, drops)
+    assert known.get(one.fingerprint) is None
+    known.put(one, known.drops)
+    assert known.get(one.fingerprint) == one
+
+
+class Silent:
+    """A Redis that goes away as soon as somebody listens."""
+
+    def pubsub(self, **_options: Any) -> "Silent":
+        return self
+
+    def subscribe(self, _channel: str) -> None:
+        """Nothing."""
+
+    def get_message(self, timeout: float) -> None:
+        raise RedisConnectionError(timeout)
+
+    def __enter__(self) -> "Silent":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Nothing."""
+
+
+def test_nothing_counts_while_nobody_tells_of_changes(app: Flask) -> None:
+    """The sweep sees what was revoked, but not that a newer certificate took over."""
+    waiters, one = Waiters(), Peer(7, "f" * 64, "current")
+    watch = Watch(app, waiters, cast(Redis, Silent()))
+    waiters.known.guard()
+    waiters.known.put(one, waiters.known.drops)
+    assert waiters.known.get(one.fingerprint) == one
+    with pytest.raises(RedisConnectionError):
+        watch._listen_once()
+    assert waiters.known.get(one.fingerprint) is None
+    waiters.known.put(one, waiters.known.drops)
+    watch._sweep_once()
+    assert waiters.known.get(one.fingerprint) is None
+
+
+def test_a_certificate_made_while_its_node_was_revoked_opens_nothing(app: Flask, host: Host) -> None:
+    candidate, key = renewed(host), host.key
+    with app.app_context():
+        session = db.session()
+        in_transaction(session, lambda: nodes.revoke_node(session, ADMIN, host.node_id))
+        # What the other order of the two would have left behind.
+        fingerprint = session.scalars(select(NodeCertificate.fingerprint).order_by(NodeCertificate.id.desc())).first()
+        session.execute(
+            update(NodeCertificate).where(NodeCertificate.fingerprint == fingerprint).values(state="candidate")
+        )
+        session.execute(delete(Revocation).where(Revocation.fingerprint == fingerprint))
+        session.commit()
+    host.certificate_pem, host.key = candidate, key
+    for path, message in (("live", {"samples": []}), ("renew", {"csr_pem": host.csr_pem()}), ("streams/x", b"x")):
+        assert outcome(lambda path=path, message=message: host.send(path, message)) == "revoked", path

@@ -12,18 +12,20 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from sqlalchemy import update
+from sqlalchemy import select, update
 from werkzeug.test import TestResponse
 
+from app.commands.models import Command
 from app.kernel import storage
 from app.kernel.clock import now
 from app.kernel.db import db
 from app.tasks import exporting, files
+from app.tasks.file_queries import used_bytes
 from app.tasks.jobs import tidy_files
 from app.tasks.models import TaskFile
 from protocol import states
-from protocol.commands import Output
-from tests.commands.rig import Rig, result
+from protocol.commands import Accept, Output
+from tests.commands.rig import Rig, now_text, result
 from tests.factories import Api
 from tests.tasks.test_tasks_api import given, made, shown, started, wrong_fields
 
@@ -194,6 +196,27 @@ def test_what_nobody_names_any_more_is_forgotten(rig: Rig, app: Flask, cast: dic
     assert [file["name"] for file in shown(cast["vera"], "/files?sort=id")["items"]] == ["kept", "recent"]
     assert bytes_on_disk(app) == [b"kept", b"recent"]
     assert recent["id"] > gone["id"]
+
+
+def test_what_a_host_began_to_bring_and_left_takes_no_room(rig: Rig, app: Flask, cast: dict[str, Api]) -> None:
+    (node,) = rig.hosts(1)
+    for _ in range(2):
+        started(cast["oscar"], made(cast["oscar"], type="file", content={"op": "download", "path": "/tmp/x"})["id"])
+    over, open_ = (order.id for order in rig.fetch(node))
+
+    def begin() -> None:
+        for uuid in (over, open_):
+            command = db.session.scalars(select(Command).where(Command.uuid == uuid)).one()
+            files.begin_fetched(db.session(), command, 1_000_000)
+
+    rig.do(begin)
+    assert rig.report(node, Accept(over, "accept", now_text()), result(over)) == [True, True]
+    _tidy(app)
+    assert rig.do(lambda: used_bytes(db.session())) == 2_000_000, "what is late is still taken for a while"
+    ended = update(Command).where(Command.uuid == over)
+    rig.do(lambda: db.session().execute(ended.values(finished_at=now() - timedelta(hours=1))))
+    _tidy(app)
+    assert rig.do(lambda: used_bytes(db.session())) == 1_000_000
 
 
 def _tidy(app: Flask) -> None:

@@ -396,6 +396,23 @@ def test_there_is_a_bound_to_held_requests(begin: Callable[..., Run], monkeypatc
     assert run.all("wait_s=10")["items"], "its place is free again"
 
 
+def test_one_person_does_not_hold_all_places(
+    begin: Callable[..., Run], cast: dict[str, Api], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holding, "MOST_OF_ONE", 1)
+    run = begin()
+    with waiting(monkeypatch) as seen:
+        first = Held(lambda: run.all("wait_s=10"))
+        assert seen.acquire(timeout=20)
+        assert run.api.get(f"/executions/{run.id}/output?wait_s=10").status_code == 429
+        another = Held(lambda: shown(cast["oscar"], f"/executions/{run.id}/output?wait_s=10"))
+        assert seen.acquire(timeout=20)
+        run.write(0, 0, 0, b"x")
+        assert first.ended()["items"]
+        assert another.ended()["items"]
+    assert not holding._taken
+
+
 def test_records_that_wait_are_held_too(rig: Rig, cast: dict[str, Api], monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = rig.hosts(1, status=OFFLINE)
     run = started(cast["oscar"], made(cast["oscar"])["id"])
@@ -405,6 +422,16 @@ def test_records_that_wait_are_held_too(rig: Rig, cast: dict[str, Api], monkeypa
     assert rig.fetch(nodes[0]) == []
     assert cast["vera"].get(f"/executions/{run}/records/999999/output").json["code"] == 1004
     assert cast["vera"].get("/executions/6f1c1a52-0000-4000-8000-000000000000/output").json["code"] == 1004
+
+
+@pytest.mark.parametrize("offset", [2**53 + 1, 2**63 - 3, 2**63 - 1])
+def test_no_offset_is_beyond_what_can_be_added_to(begin: Callable[..., Run], offset: int) -> None:
+    """One host's nonsense would else spoil what is shown of all the others."""
+    run = begin(hosts=2)
+    run.write(0, 0, offset, b"\x80far away")
+    run.write(1, 0, 0, b"near")
+    assert [item["data"] for item in run.all()["items"]] == ["near"]
+    assert run.output(0)["data"] == ""
 
 
 def test_one_question_is_asked_for_a_piece(begin: Callable[..., Run], app: Flask) -> None:

@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import select, update
+from sqlalchemy import event, insert, select, update
 
-from app.commands.models import Target
+from app.commands.models import Command, Target
 from app.kernel.clock import now
 from app.kernel.db import db
 from app.nodes.models import OFFLINE, Node
 from app.tasks import comparing, record_queries
 from app.tasks.explaining import duration, explain
 from app.tasks.harmless import harmless, last_line
-from app.tasks.models import TaskRun
+from app.tasks.models import TaskOutput, TaskRun
 from app.tasks.queries import record_view, run_by_uuid
 from protocol import states
 from tests.commands.rig import Clock
@@ -205,6 +205,31 @@ def test_a_search_says_how_far_it_went(stage: Stage, vera: FlaskClient, monkeypa
     assert "Only the output of the newest 1 of these runs was looked through" in words(html)
 
 
+def test_a_search_stops_amid_a_run(stage: Stage, vera: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much one run wrote: a statement of the database keeps everybody else waiting."""
+    nodes = stage.rig.hosts(3)
+    run = stage.begin(stage.task())
+    stage.play_all(nodes, b"needle\n")
+    monkeypatch.setattr(record_queries, "PIECES_AT_ONCE", 1)
+    with stage.rig.app.app_context():
+        engine = db.engine
+    searched: list[str] = []
+
+    def count(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        if "instr(" in statement:
+            searched.append(statement)
+
+    event.listen(engine, "before_cursor_execute", count)
+    try:
+        assert run in opened(vera, "/executions?output=needle")
+        assert len(searched) == 3
+        monkeypatch.setattr(record_queries, "SEARCHED_FOR_S", -1.0)
+        assert "newest 0 of these runs" in words(opened(vera, "/executions?output=needle"))
+        assert len(searched) == 3
+    finally:
+        event.remove(engine, "before_cursor_execute", count)
+
+
 def test_failures_stand_first_and_a_thousand_hosts_are_pages(stage: Stage, vera: FlaskClient) -> None:
     nodes = stage.rig.hosts(1000)
     run = stage.begin(stage.task())
@@ -285,6 +310,40 @@ def test_long_output_begins_with_a_line_near_its_end(stage: Stage, vera: FlaskCl
     whole = opened(vera, f"{path}?whole=stdout")
     assert "line 0000000" in whole
     assert "are not shown" not in words(whole)
+
+
+def test_a_thousand_pieces_are_read_at_once(stage: Stage, vera: FlaskClient) -> None:
+    """A host may send its output byte by byte; whoever looks at it must not pay for that."""
+    nodes = stage.rig.hosts(1)
+    run = stage.begin(stage.task())
+    order = stage.fetch(nodes[0])
+
+    def write() -> None:
+        command = db.session.scalars(select(Command).where(Command.uuid == order)).one()
+        fanout_id = db.session.scalars(select(Target.fanout_id).where(Target.id == command.target_id)).one()
+        rows = [
+            {"command_id": command.id, "fanout_id": fanout_id, "seq": number, "stream": "stdout", "offset": number * 2,
+             "size": 2, "data": b"%d\n" % (number % 10), "is_cut": False}
+            for number in range(1000)
+        ]  # fmt: skip
+        db.session.execute(insert(TaskOutput), rows)
+
+    stage.rig.do(write)
+    path = f"/executions/{run}/records/{record_of(stage, run, nodes[0])}"
+    with stage.rig.app.app_context():
+        engine = db.engine
+    asked: list[str] = []
+
+    def count(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        asked.append(statement)
+
+    event.listen(engine, "before_cursor_execute", count)
+    try:
+        assert "8\n9\n0\n1\n2" in opened(vera, path)
+        assert len(vera.get(f"{path}/stdout.txt").data) == 2000
+    finally:
+        event.remove(engine, "before_cursor_execute", count)
+    assert len(asked) < 100
 
 
 def test_earlier_attempts_can_be_looked_at(stage: Stage, vera: FlaskClient) -> None:
@@ -465,6 +524,10 @@ def test_what_is_not_there_is_not_found(stage: Stage, vera: FlaskClient) -> None
     assert vera.get(f"/executions/{run}/records/{foreign}").status_code == 404, other
     assert vera.get(f"/executions/{run}/output/follow?record={foreign}").status_code == 404
     assert vera.get(f"/executions/{run}/output/follow?after=rubbish").status_code == 400
+    with stage.rig.app.app_context():
+        first = db.session.scalars(select(Target.id).order_by(Target.id)).first()
+    for number in (10**30, -(10**30), 0):
+        assert vera.get(f"/executions/{run}/records/{first}/difference?with={number}").status_code == 404
 
 
 def test_a_run_whose_task_and_hosts_are_gone_is_still_there(stage: Stage, vera: FlaskClient) -> None:
