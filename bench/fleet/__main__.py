@@ -260,8 +260,7 @@ def report(figures: dict[str, Any]) -> None:
         ("enrolments a second", figures["enrolments_per_s"]),
         ("check-ins", f"{figures['checkins']}, ms {spread(figures['checkin_ms'])}"),
         ("commands", f"{figures['commands']}, ms {spread(figures['dispatch_ms'])}"),
-        ("tasks by a click, ms to the host", f"{figures['clicks']}, ms {spread(figures['click_ms'])}"),
-        ("  the click's answer, ms", spread(figures["click_answer_ms"])),
+        *([clicked(figures)] if figures["clicks"] else []),
         *(
             (f"task on {run['hosts']} hosts, s", f"answer {run['answer_s']}, half {run['half_s']}, all {run['all_s']}")
             for run in figures["runs"]
@@ -279,6 +278,11 @@ def report(figures: dict[str, Any]) -> None:
     ]
     for name, value in rows:
         print(f"  {name:38} {value}")
+
+
+def clicked(figures: dict[str, Any]) -> tuple[str, str]:
+    answered, arrived = spread(figures["click_answer_ms"]), spread(figures["click_ms"])
+    return "tasks by a click, ms to the host", f"{figures['clicks']}, {arrived}; the click's answer {answered}"
 
 
 def spread(figures: dict[str, float]) -> str:
