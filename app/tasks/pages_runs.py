@@ -13,6 +13,7 @@ from pydantic import Field
 from sqlalchemy.orm import Session
 from werkzeug.wrappers import Response as AnyResponse
 
+from app.agents.pages import TYPED_ABOVE
 from app.commands import fanouts
 from app.commands import queries as batches
 from app.commands.models import PAUSED, Fanout
@@ -57,8 +58,6 @@ RECORD_COLUMNS = (
 )
 RUN_FIELDS = tuple(name for name in RunOut.model_fields if name != "records")
 RECORD_FIELDS = tuple(name for name in RecordOut.model_fields if name not in ("stdout", "stderr"))
-TYPED_ABOVE = 20
-"""More hosts than this are only given up by somebody who types how many they are."""
 REFRESH_S = 2
 RELOADED_S = 3
 """Without JavaScript, a page that follows a run loads itself anew so often."""
